@@ -1,0 +1,258 @@
+"""Everything that can be set, as frozen pydantic models; the defaults are the paper's numbers.
+
+A :class:`Recipe` describes a model and how its two stages are trained. It is read from TOML, stored in every run
+folder and bundle as JSON, and names the preset it came from. Two presets are shipped beside this module:
+``paper`` (all defaults) and ``official`` (what the released code does where it departs from the paper), and
+``demo-2mm``, the recipe of the built-in model.
+
+No torch is imported here, so that command lines and panels open quickly.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from m3ae_core.errors import ConfigError
+from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.regions import Region, regions_named
+
+Shape = tuple[int, int, int]
+Affine = tuple[tuple[float, float, float, float], ...]
+
+#: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
+SRI24_AFFINE: Affine = ((0.0, 0.0, -1.0, 0.0), (0.0, -1.0, 0.0, 239.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GridConfig(Frozen):
+    """The template grid: the voxels on which network and substitute image live.
+
+    Attributes
+    ----------
+    shape
+        Voxels along (D, H, W).
+    affine
+        4×4 matrix from voxel indices (d, h, w) to RAS world millimetres.
+    frames
+        Translations in mm (RAS) that lead from the template's world to other worlds in which the same space is
+        stored. BraTS-Africa keeps SRI24 images with the LPS origin under RAS axes: (239, 239, 0).
+    """
+
+    shape: Shape = (155, 240, 240)
+    affine: Affine = SRI24_AFFINE
+    frames: tuple[tuple[float, float, float], ...] = ((239.0, 239.0, 0.0),)
+
+
+class NetworkConfig(Frozen):
+    """The backbone: which registered architecture, and its size (supplement, Fig. S1)."""
+
+    name: str = "residual-unet"
+    base_channels: int = Field(16, ge=1)
+    norm_groups: int = Field(8, ge=1)
+    upsample: Literal["trilinear", "nearest"] = "trilinear"
+
+
+class PreprocessConfig(Frozen):
+    """Intensity standardisation ("Implementation"): clip to percentiles, then min-max to [0, 1].
+
+    `foreground` says which voxels the percentiles are taken over: all non-zero ones, or only positive ones.
+    """
+
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    foreground: Literal["nonzero", "positive"] = "nonzero"
+
+
+class InferenceConfig(Frozen):
+    """How a trained model is applied to a whole case.
+
+    `window` is the sliding window in voxels, or ``whole`` for one pass over the template. `substitute_origin` is
+    ``template`` (the location-corresponding content, as the paper says) or ``window`` (the released evaluation,
+    which reads the substitute at each window's own coordinates).
+    """
+
+    window: Shape | Literal["whole"] = (128, 128, 128)
+    overlap: float = Field(0.5, ge=0, lt=1)
+    substitute_origin: Literal["template", "window"] = "template"
+
+
+class ModelConfig(Frozen):
+    """What a model is: stored in its bundle and obeyed by inference."""
+
+    preset: str = "paper"
+    modalities: tuple[str, ...] = BRATS.names
+    regions: tuple[str, ...] = ("WT", "TC", "ET")
+    network: NetworkConfig = NetworkConfig()
+    grid: GridConfig = GridConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities in channel order."""
+        return ModalitySet.named(self.modalities)
+
+    @property
+    def region_set(self) -> tuple[Region, ...]:
+        """The regions in output order."""
+        return regions_named(self.regions)
+
+
+class MaskingConfig(Frozen):
+    """Modality dropout and patch masking ("Self-Supervised Multimodal Representation Learning").
+
+    `ratio` counts all patches of all modalities, dropped modalities included; `patch` is their side in voxels;
+    `max_dropped` is the largest number of modalities dropped, None for all but one; `patches` False keeps modality
+    dropout alone (Table 3, row b).
+    """
+
+    ratio: float = Field(0.875, gt=0, lt=1)
+    patch: int = Field(16, ge=1)
+    max_dropped: int | None = Field(None, ge=0)
+    patches: bool = True
+
+
+class SubstituteConfig(Frozen):
+    """The substitute image x_sub (Eqns. 1 and 3): γ, its own learning rate, and its Gaussian start."""
+
+    gamma: float = Field(0.005, ge=0)
+    learning_rate: float = Field(0.005, gt=0)
+    init_std: float = Field(1.0, ge=0)
+
+
+class AugmentConfig(Frozen):
+    """Random intensity scale and shift per modality, and flips along each axis ("Implementation")."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    scale: float = Field(0.1, ge=0)
+    shift: float = Field(0.1, ge=0)
+    jitter_per_slice: bool = False
+
+
+class StageConfig(Frozen):
+    """What both training stages share. `epochs` counts passes over the training cases."""
+
+    crop: Shape = (128, 128, 128)
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = 0
+    checkpoint_every: int = Field(10, gt=0, description="epochs between checkpoints")
+
+
+class PretrainConfig(StageConfig):
+    """Stage 1 (Eqn. 3)."""
+
+    epochs: int = Field(600, gt=0)
+    batch_size: int = Field(2, gt=0)
+    masking: MaskingConfig = MaskingConfig()
+    substitute: SubstituteConfig = SubstituteConfig()
+
+
+class FinetuneConfig(StageConfig):
+    """Stage 2 (Eqns. 2, 4 and 5): two missing-modality situations of each case per step.
+
+    `consistency_at` places L_con at the ``bottleneck`` (paper) or on the quarter-scale ``logits`` (released code);
+    `segmentation_loss` is ``paper`` (Dice + cross entropy per situation, summed) or ``official`` (0.7 Dice + 0.3
+    cross entropy, both situations pooled); `allow_identical_pair` lets the two situations coincide.
+    """
+
+    epochs: int = Field(300, gt=0)
+    batch_size: int = Field(1, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    max_dropped: int | None = Field(None, ge=0)
+    consistency_weight: float = Field(0.1, ge=0)
+    consistency_at: Literal["bottleneck", "logits"] = "bottleneck"
+    segmentation_loss: Literal["paper", "official"] = "paper"
+    allow_identical_pair: bool = False
+    augment: AugmentConfig = AugmentConfig()
+    validate_every: int = Field(20, gt=0, description="epochs between validations")
+    validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
+        ("FLAIR", "T1", "T1c", "T2"),
+        ("FLAIR", "T1", "T2"),
+        ("T1", "T2"),
+        ("T2",),
+    )
+
+
+class Recipe(Frozen):
+    """A model and its two training stages."""
+
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        masking, grid = self.pretrain.masking, self.model.grid
+        for stage in (self.pretrain, self.finetune):
+            if any(side % 8 for side in stage.crop):
+                raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
+        if any(side % masking.patch for side in self.pretrain.crop):
+            raise ValueError(f"pretrain.crop {self.pretrain.crop} is not divisible by the patch {masking.patch}")
+        count = len(self.model.modalities)
+        dropped = count - 1 if masking.max_dropped is None else masking.max_dropped
+        if dropped >= count:
+            raise ValueError(f"masking.max_dropped {dropped} leaves none of the {count} modalities")
+        if masking.patches and masking.ratio < dropped / count:
+            raise ValueError(f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped")
+        if len(grid.affine) != 4:
+            raise ValueError("model.grid.affine must be 4×4")
+        return self
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe: the name of a built-in one (``paper``, ``official``, ``demo-2mm``) or a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such recipe, or a setting is unknown or out of range (the message names it).
+    """
+    path = Path(source)
+    builtin = files("m3ae_core") / "recipes" / f"{source}.toml"
+    try:
+        text = builtin.read_text("utf-8") if builtin.is_file() else path.read_text("utf-8")
+        return parse_recipe(tomllib.loads(text))
+    except OSError as error:
+        raise ConfigError(
+            f"The recipe cannot be read: {error.strerror}.",
+            f"Give a TOML file or one of {', '.join(builtin_recipes())}.",
+            path=path,
+            code="no-recipe",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"This is not valid TOML: {error}.", "Correct the file.", path=path, code="toml") from error
+    except ConfigError as error:
+        raise ConfigError(error.problem, error.fix, path=path, code=error.code) from error
+
+
+def parse_recipe(content: dict[str, Any]) -> Recipe:
+    """Validate the content of a recipe.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is unknown or out of range.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"The recipe is not valid ({details}).", "Correct these settings.", code="recipe") from error
+
+
+def builtin_recipes() -> tuple[str, ...]:
+    """Names of the recipes shipped with the package."""
+    folder = files("m3ae_core") / "recipes"
+    return tuple(sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".toml")))

@@ -1,0 +1,50 @@
+"""What a long job tells the world. Jobs are generators of these; to cancel is to stop asking for the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of `what` are finished."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimiser step: the total loss and its named terms."""
+
+    step: int
+    total_steps: int
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One pass over the training cases, with the mean of each loss term and the seconds it took."""
+
+    epoch: int
+    epochs: int
+    terms: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Mean Dice per region over the validation cases and situations, and per situation."""
+
+    epoch: int
+    dice: dict[str, float]
+    by_subset: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file or folder now holds the state after `epoch` epochs."""
+
+    path: str
+    epoch: int

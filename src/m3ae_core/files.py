@@ -1,0 +1,90 @@
+"""The one way out to disk: every file this package writes goes through :func:`atomic_write`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from m3ae_core.errors import OutputError, printable
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write a file so that `path` always holds either the old content or the whole new one.
+
+    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is synced to
+    disk and then renamed over `path`. After any failure the old file is untouched and the temporary one is gone.
+
+    Raises
+    ------
+    OutputError
+        If the folder does not exist or the file cannot be written (disk full, no permission, read-only medium).
+    """
+    path = Path(path)
+    ensure_writable(path)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"The file could not be written: {error.strerror or error}.",
+            "Free some space or choose another folder; nothing was changed.",
+            path=path,
+            code="write-failed",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def ensure_writable(path: Path) -> None:
+    """Check, before a long run, that `path` can be written.
+
+    Raises
+    ------
+    OutputError
+        If its folder is missing or not writable, or `path` is itself a folder.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        problem, fix = f"The folder {printable(folder)} does not exist.", "Create it or choose another one."
+    elif path.is_dir():
+        problem, fix = "This is a folder.", "Give the name of a file."
+    elif not os.access(folder, os.W_OK):
+        problem, fix = f"The folder {printable(folder)} is not writable.", "Choose another folder."
+    else:
+        return
+    raise OutputError(problem, fix, path=path, code="not-writable")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` (UTF-8) atomically."""
+    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write `content` as indented JSON atomically."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the platform lets a folder be synced."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,152 @@
+"""Modalities (MRI sequences), ordered sets of them, and the algebra of their subsets.
+
+Nothing here is wired to four modalities: a :class:`ModalitySet` of any size N has 2^N - 1 usable subsets.
+Channel order is always that of the set's `names`; modalities are addressed by name, never by a bare index,
+because published codes and tables all use different orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+from m3ae_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One MRI sequence: its `name` and the lower-case tokens that announce it in a file name."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> frozenset[str]:
+        """All lower-case tokens that stand for this modality in a file name."""
+        return frozenset({self.name.lower(), *self.aliases})
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The modalities present in a case; every other member of `of` is missing.
+
+    Subsets of one set compare, unite and intersect like Python sets. `present` keeps the set's order.
+    """
+
+    of: tuple[str, ...]
+    present: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the absent modalities, in the set's order."""
+        return tuple(name for name in self.of if name not in self.present)
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """One flag per modality of the set, in channel order; True = present."""
+        return tuple(name in self.present for name in self.of)
+
+    def __str__(self) -> str:
+        return "+".join(self.present) or "none"
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.present
+
+    def __le__(self, other: Subset) -> bool:
+        return self.of == other.of and set(self.present) <= set(other.present)
+
+    def __or__(self, other: Subset) -> Subset:
+        return self._derive(set(self.present) | set(other.present))
+
+    def __and__(self, other: Subset) -> Subset:
+        return self._derive(set(self.present) & set(other.present))
+
+    def __invert__(self) -> Subset:
+        return self._derive(set(self.missing))
+
+    def _derive(self, names: set[str]) -> Subset:
+        return Subset(self.of, tuple(name for name in self.of if name in names))
+
+
+@dataclass(frozen=True)
+class ModalitySet:
+    """An ordered set of modalities; the order is the channel order of images and networks.
+
+    Raises
+    ------
+    ConfigError
+        If the set is empty, a name repeats, or two modalities share a file-name token.
+    """
+
+    modalities: tuple[Modality, ...]
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise ConfigError("A modality set is empty.", "Name at least one modality.", code="modalities")
+        tokens = [token for modality in self.modalities for token in modality.tokens]
+        if len(set(tokens)) < len(tokens):
+            raise ConfigError(
+                f"The modality names {', '.join(self.names)} or their aliases repeat.",
+                "Give every modality names of its own.",
+                code="modalities",
+            )
+
+    @classmethod
+    def named(cls, names: Iterable[str]) -> ModalitySet:
+        """Return the set of `names` in that order; names known from :data:`BRATS` keep their aliases."""
+        known = {modality.name: modality for modality in BRATS}
+        return cls(tuple(known.get(name, Modality(name)) for name in names))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names in channel order."""
+        return tuple(modality.name for modality in self.modalities)
+
+    @property
+    def full(self) -> Subset:
+        """The subset in which nothing is missing."""
+        return Subset(self.names, self.names)
+
+    def subset(self, present: Iterable[str]) -> Subset:
+        """Return the subset with the given names present.
+
+        Raises
+        ------
+        ConfigError
+            If a name does not belong to the set.
+        """
+        wanted = set(present)
+        if unknown := wanted - set(self.names):
+            raise ConfigError(
+                f"Unknown modality {', '.join(sorted(unknown))}.",
+                f"Choose from {', '.join(self.names)}.",
+                code="modalities",
+            )
+        return Subset(self.names, tuple(name for name in self.names if name in wanted))
+
+    def subsets(self) -> tuple[Subset, ...]:
+        """All 2^N - 1 non-empty subsets, smallest first."""
+        sizes = range(1, len(self.names) + 1)
+        return tuple(Subset(self.names, names) for size in sizes for names in combinations(self.names, size))
+
+    def __iter__(self) -> Iterator[Modality]:
+        return iter(self.modalities)
+
+    def __len__(self) -> int:
+        return len(self.modalities)
+
+
+#: The four sequences of BraTS with the file-name tokens of its releases (2012-2024), MSD and UPenn/UCSF names.
+BRATS = ModalitySet(
+    (
+        Modality("FLAIR", ("t2f", "t2flair", "fla")),
+        Modality("T1", ("t1n", "t1w", "t1pre")),
+        Modality("T1c", ("t1ce", "t1gd", "t1gad", "t1wce", "t1post", "t1ca")),
+        Modality("T2", ("t2w",)),
+    )
+)

@@ -1,0 +1,151 @@
+"""Tumour tissues, the numbers that label maps use for them, and the regions that are evaluated.
+
+A *tissue* is what an expert paints (necrosis, oedema, enhancing tumour); a *label scheme* says which number
+stands for which tissue; a *region* (WT, TC, ET; paper, "Datasets and Evaluation Metrics") is a union of tissues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from m3ae_core.errors import ConfigError, InputError
+
+NECROSIS = "necrotic core"
+OEDEMA = "oedema"
+ENHANCING = "enhancing tumour"
+
+#: Display colours of the tissues (the paper's: necrosis green, oedema blue, enhancing tumour yellow).
+COLOURS = {NECROSIS: "#2ca02c", OEDEMA: "#1f77b4", ENHANCING: "#ffdd00"}
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """Which label value stands for which tissue (0 is background)."""
+
+    name: str
+    values: tuple[tuple[str, int], ...]
+
+    def value(self, tissue: str) -> int:
+        """Return the label value of `tissue`."""
+        return dict(self.values)[tissue]
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """All values a label map of this scheme may hold, background included."""
+        return frozenset({0, *dict(self.values).values()})
+
+
+BRATS_2021 = LabelScheme("brats2021", ((NECROSIS, 1), (OEDEMA, 2), (ENHANCING, 4)))
+BRATS_2023 = LabelScheme("brats2023", ((NECROSIS, 1), (OEDEMA, 2), (ENHANCING, 3)))
+MSD = LabelScheme("msd", ((OEDEMA, 1), (NECROSIS, 2), (ENHANCING, 3)))
+SCHEMES = {scheme.name: scheme for scheme in (BRATS_2021, BRATS_2023, MSD)}
+
+
+@dataclass(frozen=True)
+class Region:
+    """A union of tissues, evaluated as one binary mask."""
+
+    name: str
+    tissues: frozenset[str]
+
+
+WT = Region("WT", frozenset({NECROSIS, OEDEMA, ENHANCING}))
+TC = Region("TC", frozenset({NECROSIS, ENHANCING}))
+ET = Region("ET", frozenset({ENHANCING}))
+REGIONS = (WT, TC, ET)
+
+
+def regions_named(names: Iterable[str]) -> tuple[Region, ...]:
+    """Return the regions with the given names, in that order.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not WT, TC or ET.
+    """
+    known = {region.name: region for region in REGIONS}
+    names = tuple(names)
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"Unknown region {unknown[0]!r}.", f"Choose from {', '.join(known)}.", code="regions")
+    return tuple(known[name] for name in names)
+
+
+def scheme_named(name: str) -> LabelScheme:
+    """Return the label scheme called `name`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such scheme.
+    """
+    if name not in SCHEMES:
+        raise ConfigError(f"Unknown label scheme {name!r}.", f"Choose from {', '.join(SCHEMES)}.", code="scheme")
+    return SCHEMES[name]
+
+
+def detect_scheme(values: Iterable[int]) -> LabelScheme:
+    """Return the one label scheme that the values of a label map allow.
+
+    Label 4 means BraTS up to 2021. Values 0-3 alone are ambiguous: 3 is enhancing tumour in BraTS 2023 and in MSD,
+    which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never guessed.
+
+    Raises
+    ------
+    InputError
+        If the values are ambiguous (code ``scheme-ambiguous``) or belong to no scheme (``labels-unknown``).
+    """
+    found = set(values) - {0}
+    if not found <= {1, 2, 3, 4} or {3, 4} <= found:
+        raise InputError(
+            f"The label values {sorted(found)} belong to no known scheme.",
+            f"Expected one of {', '.join(f'{s.name} {sorted(s.allowed)}' for s in SCHEMES.values())}.",
+            code="labels-unknown",
+        )
+    if 4 in found:
+        return BRATS_2021
+    raise InputError(
+        f"The label values {sorted(found)} are ambiguous: BraTS releases and MSD number the tissues differently.",
+        f"State the label scheme: {', '.join(SCHEMES)}.",
+        code="scheme-ambiguous",
+    )
+
+
+def encode(
+    labels: npt.NDArray[np.integer], scheme: LabelScheme, regions: Sequence[Region] = REGIONS
+) -> npt.NDArray[np.bool_]:
+    """Turn a label map (D, H, W) into one binary mask per region (R, D, H, W).
+
+    Raises
+    ------
+    InputError
+        If `labels` holds a value that `scheme` does not know (code ``labels-unknown``).
+    """
+    if unknown := set(np.unique(labels).tolist()) - scheme.allowed:
+        counts = ", ".join(f"{value} ({np.count_nonzero(labels == value)} voxels)" for value in sorted(unknown))
+        raise InputError(
+            f"The label map holds values that scheme {scheme.name} does not know: {counts}.",
+            f"Allowed are {sorted(scheme.allowed)}; correct the map or name another scheme.",
+            code="labels-unknown",
+        )
+    values = [[scheme.value(tissue) for tissue in region.tissues] for region in regions]
+    return np.stack([np.isin(labels, wanted) for wanted in values])
+
+
+def decode(
+    masks: npt.NDArray[np.bool_], scheme: LabelScheme, regions: Sequence[Region] = REGIONS
+) -> npt.NDArray[np.uint8]:
+    """Turn binary region masks (R, D, H, W) into a label map (D, H, W) of `scheme`.
+
+    Regions are nested (ET within TC within WT). Where a prediction breaks the nesting the innermost region wins:
+    a voxel in ET is enhancing tumour, else one in TC necrotic core, else one in WT oedema.
+    """
+    mask = {region.name: masks[index] for index, region in enumerate(regions)}
+    labels = np.zeros(masks.shape[1:], np.uint8)
+    labels[mask["WT"]] = scheme.value(OEDEMA)
+    labels[mask["TC"]] = scheme.value(NECROSIS)
+    labels[mask["ET"]] = scheme.value(ENHANCING)
+    return labels
