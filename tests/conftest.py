@@ -1,4 +1,7 @@
-"""The conditions every test runs under: two threads, no network, no settings of the user, no display if there is none."""
+"""The conditions every test runs under: two threads, no settings of the user's, no draws of the day.
+
+The network is closed by pytest-socket (`--disable-socket` in pyproject.toml); local sockets stay open.
+"""
 
 from __future__ import annotations
 
