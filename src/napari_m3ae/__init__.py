@@ -1,0 +1,1 @@
+"""napari-m3ae: brain-tumour segmentation with missing MRI sequences, as a napari plugin."""

@@ -1,0 +1,187 @@
+"""The only place that knows napari layers: volume ↔ layer, orientation, colours.
+
+A volume is an array (X, Y, Z) with an affine to RAS millimetres. It is shown as a view of that array whose
+axes run along superior, anterior and right, so that napari's world coordinates (S, A, R) are the RAS
+millimetres in reverse order and a slice of the first axis is an axial one. What the file said (the affine,
+which axis is shown where) stays in ``layer.metadata["m3ae"]``; saving uses that, never the display.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.orientations import io_orientation
+
+from m3ae_core.data.volume import Volume
+from m3ae_core.errors import InputError
+from m3ae_core.modalities import BRATS
+from m3ae_core.regions import COLOURS, LabelScheme
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Labels, Layer
+
+#: What napari's `add_*` functions and `Layer.create` take: data, keyword arguments, layer type.
+LayerData = tuple[npt.NDArray[Any], dict[str, Any], Literal["image", "labels"]]
+
+AXES = ("S", "A", "R")
+KEY = "m3ae"
+
+
+def display_grid(
+    affine: npt.NDArray[np.float64], shape: Sequence[int]
+) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Return how an array is shown: its axes in display order, and the affine from there to (S, A, R) mm.
+
+    napari's 2-D view drops out-of-plane rotation, so that oblique volumes would be drawn apart. They are
+    shown on the nearest axis-aligned grid about the same centre; for all others this is exact.
+    """
+    affine = np.asarray(affine, float)
+    orientation = io_orientation(affine)
+    along = orientation[:, 0].astype(int).tolist()
+    axes = tuple(along.index(world) for world in (2, 1, 0))
+    shown = np.eye(4)
+    shown[:3, :3] = np.diag([np.linalg.norm(affine[:3, axis]) * orientation[axis, 1] for axis in axes])
+    middle = (np.asarray(shape) - 1) / 2
+    centre = affine[:3, :3] @ middle + affine[:3, 3]
+    shown[:3, 3] = centre[::-1] - shown[:3, :3] @ middle[list(axes)]
+    return axes, shown
+
+
+def image_layer(volume: Volume, name: str, **facts: Any) -> LayerData:
+    """Return a sequence as layer data; `facts` (`modality`, `case`, …) go into the metadata."""
+    shown, keywords = _shown(volume.data, volume.affine, name, {"path": volume.path, **facts})
+    return shown, {**keywords, "colormap": "gray", "contrast_limits": _window(volume.data)}, "image"
+
+
+def labels_layer(
+    labels: npt.NDArray[np.uint8],
+    affine: npt.NDArray[np.float64],
+    name: str,
+    scheme: LabelScheme | None,
+    **facts: Any,
+) -> LayerData:
+    """Return a label map (X, Y, Z) as layer data; a known scheme gives colours and names."""
+    shown, keywords = _shown(labels, affine, name, facts)
+    return shown, {**keywords, "opacity": 0.6, **({} if scheme is None else tissue_style(scheme))}, "labels"
+
+
+def tissue_style(scheme: LabelScheme) -> dict[str, Any]:
+    """Return the keyword arguments of a labels layer that colour and name the tissues."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colours: dict[int | None, str] = {value: COLOURS[tissue] for tissue, value in scheme.values}
+    # None is every other value: a number that the scheme does not know must strike the eye.
+    colormap = DirectLabelColormap(color_dict={None: "magenta", 0: "transparent", **colours})
+    tissues = sorted((value, tissue) for tissue, value in scheme.values)
+    values, names = zip((0, "background"), *tissues, strict=True)
+    return {"colormap": colormap, "features": {"index": values, "name": names}}
+
+
+def to_volume(layer: Layer) -> Volume:
+    """Return a layer's data as a volume on its own grid, the inverse of the functions above.
+
+    Raises
+    ------
+    InputError
+        If nothing says how the layer lies in the patient (code ``no-orientation``).
+    """
+    known = facts(layer)
+    if "affine" in known:
+        data = np.transpose(layer.data, np.argsort(known["axes"]))
+        return Volume(data, np.asarray(known["affine"]), known.get("path"))
+    if tuple(layer.axis_labels) == AXES and layer.ndim == 3:
+        return Volume(np.transpose(layer.data, (2, 1, 0)), _affine_of(layer), None)
+    raise InputError(
+        f"Nothing says how the layer '{layer.name}' lies in the patient.",
+        "Open its NIfTI file with M3AE (File > Open, then choose M3AE).",
+        code="no-orientation",
+    )
+
+
+def facts(layer: Layer) -> Mapping[str, Any]:
+    """Return what M3AE noted in a layer's metadata (empty for layers of other origin)."""
+    found = layer.metadata.get(KEY, {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def modality_of(layer: Layer) -> str | None:
+    """Return the sequence that a layer's metadata or else its name announces, if it is exactly one."""
+    if "modality" in facts(layer):
+        return str(facts(layer)["modality"])
+    words = set(re.split(r"[^a-z0-9]+", layer.name.lower()))
+    found = [modality.name for modality in BRATS if modality.tokens & words]
+    return found[0] if len(found) == 1 else None
+
+
+def source_of(layer: Layer) -> str | None:
+    """Return what identifies the case that a layer was read from, if it is known."""
+    return facts(layer).get("source")
+
+
+def add(viewer: ViewerModel, content: LayerData) -> Any:
+    """Add a layer to the viewer and return it."""
+    from napari.layers import Layer
+
+    layer = Layer.create(*content)
+    viewer.add_layer(layer)
+    return layer
+
+
+def overwrite(layer: Labels, content: LayerData) -> None:
+    """Give a labels layer other content of the same shape; the user can undo the change of voxels."""
+    data, keywords, _ = content
+    changed = np.nonzero(layer.data != data)
+    layer.data_setitem(changed, data[changed])
+    layer.name, layer.metadata = keywords["name"], keywords["metadata"]
+
+
+def reveal(viewer: ViewerModel, layer: Labels) -> None:
+    """If the slice on display has no label, go to the one that has most."""
+    axis = viewer.dims.order[0]
+    counts = np.count_nonzero(layer.data, axis=tuple({0, 1, 2} - {axis}))
+    here = round(float(layer.world_to_data(viewer.dims.point)[axis]))
+    if viewer.dims.ndisplay == 2 and counts.any() and not (0 <= here < len(counts) and counts[here]):
+        voxel = np.zeros(3)
+        voxel[axis] = counts.argmax()
+        viewer.dims.set_point(axis, layer.data_to_world(voxel)[axis])
+
+
+def face_patient(viewer: ViewerModel | None) -> None:
+    """Turn the camera to the radiological view: patient's right on the left, anterior and superior up.
+
+    The camera serves all layers, so it is left alone while the viewer shows something else.
+    """
+    if viewer is not None and all(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
+        viewer.scene.camera.orientation = ("towards", "up", "left")
+
+
+def _shown(
+    data: npt.NDArray[Any], affine: npt.NDArray[np.float64], name: str, noted: dict[str, Any]
+) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    axes, shown = display_grid(affine, data.shape)
+    metadata = {KEY: {"affine": np.asarray(affine, float), "axes": axes, **noted}}
+    keywords = {"name": name, "affine": shown, "axis_labels": AXES, "units": "mm", "metadata": metadata}
+    return np.transpose(data, axes), keywords
+
+
+def _affine_of(layer: Layer) -> npt.NDArray[np.float64]:
+    """Affine from voxels (X, Y, Z) to RAS mm of a layer shown along (S, A, R)."""
+    origin = np.asarray(layer.data_to_world((0.0, 0.0, 0.0)))
+    steps = [np.asarray(layer.data_to_world(unit)) - origin for unit in np.eye(3)]
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack(steps, axis=1)[::-1, ::-1]
+    affine[:3, 3] = origin[::-1]
+    return affine
+
+
+def _window(data: npt.NDArray[Any]) -> tuple[float, float]:
+    """Contrast limits that ignore the empty background and a few bright voxels."""
+    sample = data[::2, ::2, ::2]
+    tissue = sample[sample != 0]
+    low, high = np.percentile(tissue, [0.5, 99.5]).tolist() if tissue.size else (0.0, 1.0)
+    return min(low, 0.0), max(high, low + 1e-6)

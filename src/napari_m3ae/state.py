@@ -1,0 +1,71 @@
+"""What the panel shows, as frozen values, and how it is said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from m3ae_core.events import Progress
+from m3ae_core.modalities import BRATS, Subset
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One sequence of the case: the layer that holds it, and whether the user wants it used."""
+
+    modality: str
+    layer: Image | None = None
+    ticked: bool = True
+
+    @property
+    def used(self) -> bool:
+        """Whether the sequence takes part; if not it is missing and will be substituted."""
+        return self.ticked and self.layer is not None
+
+
+@dataclass(frozen=True)
+class State:
+    """A snapshot of a session.
+
+    `result` says what the segmentation on display was made from, or is empty; `warnings` belong to it.
+    """
+
+    slots: tuple[Slot, ...] = tuple(Slot(modality) for modality in BRATS.names)
+    phase: Literal["idle", "running", "cancelling"] = "idle"
+    progress: Progress | None = None
+    result: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def subset(self) -> Subset:
+        """The sequences that will be used."""
+        return BRATS.subset(slot.modality for slot in self.slots if slot.used)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether a run can be started."""
+        return self.phase == "idle" and bool(self.subset.present)
+
+    @property
+    def plan(self) -> str:
+        """In words, what a run will use and what it will substitute."""
+        if not self.subset.present:
+            return "Choose at least one sequence to use."
+        return used_and_substituted(self.subset, "will be used", "will be substituted")
+
+
+def used_and_substituted(subset: Subset, used: str, substituted: str) -> str:
+    """Say which sequences are used and which are substituted, with the given verbs."""
+    if not subset.missing:
+        return f"All {len(subset.of)} sequences {used}."
+    present, missing = enumeration(subset.present), enumeration(subset.missing)
+    return f"{present} {used}. {missing} {substituted} by the learned image."
+
+
+def enumeration(names: Sequence[str]) -> str:
+    """Join names as in a sentence: "A", "A and B", "A, B and C"."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
