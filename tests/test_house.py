@@ -1,4 +1,4 @@
-"""The rules of the house that belong to no one module: who imports what, what is written where, what ships."""
+"""The rules of the house that belong to no one module: who imports what, what is where, what ships."""
 
 from __future__ import annotations
 
