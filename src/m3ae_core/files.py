@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,22 @@ from m3ae_core.errors import OutputError, printable
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     """Write a file so that `path` always holds either the old content or the whole new one.
 
-    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is synced to
-    disk and then renamed over `path`. After any failure the old file is untouched and the temporary one is gone.
+    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is synced
+    to disk and then renamed over `path`. After any failure the old file is untouched and the temporary one is
+    gone.
 
     Raises
     ------
     OutputError
-        If the folder does not exist or the file cannot be written (disk full, no permission, read-only medium).
+        If the folder does not exist (``not-writable``) or the file cannot be written: disk full, no permission,
+        read-only medium (``write-failed``).
     """
     path = Path(path)
-    ensure_writable(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
+        ensure_writable(path)
         write(temporary)
-        with temporary.open("rb") as stream:
+        with temporary.open("rb+") as stream:  # some systems sync only what is open for writing
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -39,7 +43,8 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
             code="write-failed",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     _sync_folder(path.parent)
     return path
 
@@ -66,7 +71,11 @@ def ensure_writable(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> Path:
     """Write `text` (UTF-8) atomically."""
-    return atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    return atomic_write(path, write)
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -81,10 +90,11 @@ def sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the platform lets a folder be synced."""
+    """Make the rename itself durable, where the platform and the file system let a folder be synced."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -141,12 +141,15 @@ class ModalitySet:
         return len(self.modalities)
 
 
-#: The four sequences of BraTS with the file-name tokens of its releases (2012-2024), MSD and UPenn/UCSF names.
+#: The four sequences of BraTS with the file-name tokens of its releases (2012-2024), UPenn, UCSF and BIDS.
 BRATS = ModalitySet(
     (
         Modality("FLAIR", ("t2f", "t2flair", "fla")),
         Modality("T1", ("t1n", "t1w", "t1pre")),
-        Modality("T1c", ("t1ce", "t1gd", "t1gad", "t1wce", "t1post", "t1ca")),
+        Modality(
+            "T1c",
+            ("t1ce", "t1gd", "t1gad", "t1wce", "t1post", "t1wpost", "t1ca", "gadoliniumt1w", "gdt1w"),
+        ),
         Modality("T2", ("t2w",)),
     )
 )

@@ -1,7 +1,8 @@
 """Tumour tissues, the numbers that label maps use for them, and the regions that are evaluated.
 
 A *tissue* is what an expert paints (necrosis, oedema, enhancing tumour); a *label scheme* says which number
-stands for which tissue; a *region* (WT, TC, ET; paper, "Datasets and Evaluation Metrics") is a union of tissues.
+stands for which tissue; a *region* (WT, TC, ET; paper, "Datasets and Evaluation Metrics") is a union of
+tissues.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def regions_named(names: Iterable[str]) -> tuple[Region, ...]:
     known = {region.name: region for region in REGIONS}
     names = tuple(names)
     if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"Unknown region {unknown[0]!r}.", f"Choose from {', '.join(known)}.", code="regions")
+        fix = f"Choose from {', '.join(known)}."
+        raise ConfigError(f"Unknown region {unknown[0]!r}.", fix, code="regions")
     return tuple(known[name] for name in names)
 
 
@@ -83,15 +85,16 @@ def scheme_named(name: str) -> LabelScheme:
         If there is no such scheme.
     """
     if name not in SCHEMES:
-        raise ConfigError(f"Unknown label scheme {name!r}.", f"Choose from {', '.join(SCHEMES)}.", code="scheme")
+        fix = f"Choose from {', '.join(SCHEMES)}."
+        raise ConfigError(f"Unknown label scheme {name!r}.", fix, code="scheme")
     return SCHEMES[name]
 
 
 def detect_scheme(values: Iterable[int]) -> LabelScheme:
     """Return the one label scheme that the values of a label map allow.
 
-    Label 4 means BraTS up to 2021. Values 0-3 alone are ambiguous: 3 is enhancing tumour in BraTS 2023 and in MSD,
-    which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never guessed.
+    Label 4 means BraTS up to 2021. Values 0-3 alone are ambiguous: 3 is enhancing tumour in BraTS 2023 and in
+    MSD, which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never guessed.
 
     Raises
     ------
@@ -108,7 +111,8 @@ def detect_scheme(values: Iterable[int]) -> LabelScheme:
     if 4 in found:
         return BRATS_2021
     raise InputError(
-        f"The label values {sorted(found)} are ambiguous: BraTS releases and MSD number the tissues differently.",
+        f"The label values {sorted(found)} are ambiguous: "
+        "releases of BraTS and MSD number the tissues differently.",
         f"State the label scheme: {', '.join(SCHEMES)}.",
         code="scheme-ambiguous",
     )
@@ -125,7 +129,8 @@ def encode(
         If `labels` holds a value that `scheme` does not know (code ``labels-unknown``).
     """
     if unknown := set(np.unique(labels).tolist()) - scheme.allowed:
-        counts = ", ".join(f"{value} ({np.count_nonzero(labels == value)} voxels)" for value in sorted(unknown))
+        found = {value: np.count_nonzero(labels == value) for value in sorted(unknown)}
+        counts = ", ".join(f"{value} ({count} voxels)" for value, count in found.items())
         raise InputError(
             f"The label map holds values that scheme {scheme.name} does not know: {counts}.",
             f"Allowed are {sorted(scheme.allowed)}; correct the map or name another scheme.",
@@ -140,12 +145,13 @@ def decode(
 ) -> npt.NDArray[np.uint8]:
     """Turn binary region masks (R, D, H, W) into a label map (D, H, W) of `scheme`.
 
-    Regions are nested (ET within TC within WT). Where a prediction breaks the nesting the innermost region wins:
-    a voxel in ET is enhancing tumour, else one in TC necrotic core, else one in WT oedema.
+    Regions are nested (ET within TC within WT). Where a prediction breaks the nesting the innermost region
+    wins: a voxel in ET is enhancing tumour, else one in TC necrotic core, else one in WT oedema. A model with
+    fewer regions tells fewer tissues apart.
     """
     mask = {region.name: masks[index] for index, region in enumerate(regions)}
     labels = np.zeros(masks.shape[1:], np.uint8)
-    labels[mask["WT"]] = scheme.value(OEDEMA)
-    labels[mask["TC"]] = scheme.value(NECROSIS)
-    labels[mask["ET"]] = scheme.value(ENHANCING)
+    for region, tissue in ((WT, OEDEMA), (TC, NECROSIS), (ET, ENHANCING)):
+        if region.name in mask:
+            labels[mask[region.name]] = scheme.value(tissue)
     return labels

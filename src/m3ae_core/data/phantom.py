@@ -37,8 +37,8 @@ def phantom(
     """Make one synthetic case.
 
     Returns the four BraTS sequences by name, float32 (X, Y, Z), positive within the brain and zero outside,
-    and the label map (X, Y, Z) with BraTS 2023 values. `seed` moves and resizes the tumour and draws the noise.
-    Every tissue is there if all sides have at least 16 voxels.
+    and the label map (X, Y, Z) with BraTS 2023 values. `seed` moves and resizes the tumour and draws the
+    noise. Every tissue is there if all sides have at least 16 voxels.
     """
     rng = np.random.default_rng(seed)
     tissues = _tissues(tuple(shape), rng)
