@@ -8,7 +8,6 @@ which axis is shown where) stays in ``layer.metadata["m3ae"]``; saving uses that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
+from m3ae_core.data.case import match_files
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
-from m3ae_core.modalities import BRATS
 from m3ae_core.regions import COLOURS, LabelScheme
 
 if TYPE_CHECKING:
@@ -110,12 +109,10 @@ def facts(layer: Layer) -> Mapping[str, Any]:
 
 
 def modality_of(layer: Layer) -> str | None:
-    """Return the sequence that a layer's metadata or else its name announces, if it is exactly one."""
+    """Return the sequence that a layer's metadata or else its name announces, if any."""
     if "modality" in facts(layer):
         return str(facts(layer)["modality"])
-    words = set(re.split(r"[^a-z0-9]+", layer.name.lower()))
-    found = [modality.name for modality in BRATS if modality.tokens & words]
-    return found[0] if len(found) == 1 else None
+    return next(iter(match_files([f"{layer.name}.nii.gz"]).images), None)
 
 
 def source_of(layer: Layer) -> str | None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m3ae_core.data.case import Case
 from napari.utils.notifications import show_error
 from psygnal import Signal
 
+from m3ae_core.data.case import Case, require_same_grid
 from m3ae_core.errors import InputError, M3AEError
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS
@@ -161,7 +161,8 @@ class Session:
                 code="duplicate-layer",
             )
         volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
-        name = next((layers.facts(layer).get("name") for layer in used.values()), None) or names[0]
+        require_same_grid(volumes)
+        name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
         return Case(name, BRATS, volumes), frozenset(
             layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()
         )
@@ -195,9 +196,10 @@ class Session:
 
 def builtin_predictor() -> Predictor:
     """Return a predictor with the model that is shipped with the package."""
-    from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.inference.predictor import Predictor
+
+    from m3ae_core.bundle import load_bundle
 
     return Predictor(load_bundle(builtin_bundle()))
 

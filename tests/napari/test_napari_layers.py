@@ -107,7 +107,7 @@ def test_tissues_have_their_colours_and_names_in_every_scheme(scheme):
 
 @pytest.mark.parametrize(
     ("name", "modality"),
-    [("sub-1 T1c", "T1c"), ("x-t2f", "FLAIR"), ("T1", "T1"), ("brain", None), ("T1 T2", None)],
+    [("sub-1 T1c", "T1c"), ("x-t2f", "FLAIR"), ("T1", "T1"), ("brain", None), ("ax T2-FLAIR", "FLAIR")],
 )
 def test_modality_is_told_from_the_name_of_a_layer(name, modality):
     assert layers.modality_of(Image(np.zeros((2, 2, 2)), name=name)) == modality

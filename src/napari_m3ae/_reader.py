@@ -1,0 +1,103 @@
+"""Contribution "reader": a case folder, or single NIfTI files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m3ae_core.data.case import CaseFiles, find_case, match_files, read_case, read_case_labels
+from m3ae_core.data.volume import Volume, read_labels, read_volume
+from m3ae_core.errors import InputError, M3AEError
+from m3ae_core.regions import LabelScheme, detect_scheme
+from napari_m3ae import layers
+
+if TYPE_CHECKING:
+    from napari_m3ae.layers import LayerData
+
+ENDINGS = (".nii", ".nii.gz")
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+    """Return what reads `path`: a folder that holds a case, or one or more NIfTI files. None for all else.
+
+    napari offers every folder to every plugin that reads folders, so this looks at names only.
+    """
+    paths = [Path(each).absolute() for each in ([path] if isinstance(path, str) else path)]
+    if len(paths) == 1 and paths[0].is_dir():
+        folder = paths[0]
+        return (lambda _: faced(case_layers(find_case(folder), str(folder)))) if _holds_case(folder) else None
+    if all(each.name.lower().endswith(ENDINGS) for each in paths):
+        return lambda _: faced([_read_file(each) for each in paths])
+    return None
+
+
+def case_layers(files: CaseFiles, source: str, scheme: LabelScheme | None = None) -> list[LayerData]:
+    """Read a case as layers, FLAIR topmost, its label map (if any) above and hidden.
+
+    `source` identifies the case; `scheme` is that of the label map, where it is known.
+    """
+    case = read_case(files)
+    noted = {"case": files.name, "source": source}
+    images = [
+        layers.image_layer(volume, f"{name} · {files.name}", modality=name, **noted)
+        for name, volume in reversed(tuple(case.volumes.items()))
+    ]
+    if files.labels is None:
+        return images
+    data, keywords, kind = _labels(read_case_labels(files, case), files.name, source, scheme)
+    return [*images, (data, {**keywords, "visible": False}, kind)]
+
+
+def faced(content: list[LayerData]) -> list[LayerData]:
+    """Turn the present viewer, if there is one, to the radiological view for `content`; return that."""
+    from napari import current_viewer
+
+    layers.face_patient(current_viewer())
+    return content
+
+
+def _holds_case(folder: Path) -> bool:
+    try:
+        find_case(folder)
+    except InputError as error:
+        return error.code == "ambiguous"  # worth a sentence rather than silence
+    return True
+
+
+def _read_file(path: Path) -> LayerData:
+    alone = match_files([path])
+    name, source = _case_of(path, alone)
+    if alone.labels:
+        return _labels(read_labels(path), name, source, None)
+    modality = next(iter(alone.images), None)
+    if modality is None:
+        return layers.image_layer(read_volume(path), path.name, case=name, source=source)
+    return layers.image_layer(
+        read_volume(path), f"{modality} · {name}", modality=modality, case=name, source=source
+    )
+
+
+def _case_of(path: Path, alone: CaseFiles) -> tuple[str, str]:
+    """Name and source of the case that a file belongs to: its folder's if that is one case, else its own."""
+    try:
+        files = find_case(path.parent)
+    except M3AEError:
+        return alone.name, str(path.parent / alone.name)
+    return files.name, str(path.parent)
+
+
+def _labels(volume: Volume, case: str, source: str, scheme: LabelScheme | None) -> LayerData:
+    name = f"reference labels · {case}"
+    scheme = scheme or _scheme_of(volume)
+    return layers.labels_layer(volume.data, volume.affine, name, scheme, case=case, source=source)
+
+
+def _scheme_of(volume: Volume) -> LabelScheme | None:
+    """The scheme of a label map if its values leave no doubt; a guess would name tissues wrongly."""
+    try:
+        return detect_scheme(np.unique(volume.data).tolist())
+    except InputError:
+        return None

@@ -1,0 +1,58 @@
+"""A small case in a viewer model, and a predictor that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core.data.case import Case, CaseFiles
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.events import Progress
+from m3ae_core.regions import BRATS_2023
+
+SHAPE = (20, 24, 16)
+
+
+@dataclass
+class FakePredictor:
+    """Paints one block of each tissue, the larger the more sequences there are; `error` stops it half-way."""
+
+    windows: int = 4
+    error: Exception | None = None
+    cases: list[Case] = field(default_factory=list)
+
+    def run(self, case: Case) -> Iterator[object]:
+        from m3ae_core.inference.predictor import Prediction
+
+        self.cases.append(case)
+        for window in range(self.windows):
+            if self.error is not None and window == 2:
+                raise self.error
+            yield Progress("window", window + 1, self.windows)
+        labels = np.zeros(case.shape, np.uint8)
+        for value in (1, 2, 3):
+            labels[4 * value : 4 * value + len(case.subset), 5:9, 6] = value
+        yield Prediction(
+            labels=labels,
+            affine=case.affine,
+            scheme=BRATS_2023,
+            subset=case.subset,
+            probabilities={},
+            warnings=("T1c is missing: enhancing tumour is unreliable.",) if "T1c" not in case.subset else (),
+            provenance={"model": "fake", "present": list(case.subset.present)},
+        )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> CaseFiles:
+    """A written case with all four sequences."""
+    return write_phantom(tmp_path, "patient", shape=SHAPE)
+
+
+@pytest.fixture
+def predictor() -> FakePredictor:
+    return FakePredictor()
