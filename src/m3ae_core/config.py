@@ -46,11 +46,18 @@ class GridConfig(Frozen):
     frames
         Translations in mm (RAS) that lead from the template's world to other worlds in which the same space is
         stored. BraTS-Africa keeps SRI24 images with the LPS origin under RAS axes: (239, 239, 0).
+    field_of_view
+        Lowest and highest corner, in the template's world (RAS, mm), of the images of this space as released. An
+        image of that extent under any other origin is laid on it.
     """
 
     shape: Shape = (155, 240, 240)
     affine: Affine = SRI24_AFFINE
     frames: tuple[tuple[float, float, float], ...] = ((239.0, 239.0, 0.0),)
+    field_of_view: tuple[tuple[float, float, float], tuple[float, float, float]] = (
+        (-239.5, -0.5, -0.5),
+        (0.5, 239.5, 154.5),
+    )
 
 
 class NetworkConfig(Frozen):

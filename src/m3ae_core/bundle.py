@@ -1,0 +1,159 @@
+"""A bundle is a deployable model: one folder with both networks, the substitute image, and a card.
+
+``bundle.json`` holds the configuration, what the model was trained on, its licence, what was measured, and the
+SHA-256 of the two tensor files; ``weights.safetensors`` the masked autoencoder and (after stage 2) the segmenter;
+``substitute.safetensors`` the substitute image, in half precision.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from m3ae_core import __version__
+from m3ae_core.config import ModelConfig
+from m3ae_core.errors import BundleError
+from m3ae_core.files import write_json
+from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+from m3ae_core.model.weights import load_state, load_tensors, save_tensors
+
+FORMAT = 1
+
+Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model in memory, on the CPU.
+
+    Attributes
+    ----------
+    config
+        What the model is; inference obeys it.
+    substitute
+        The substitute image (N, D, H, W) on the template grid.
+    autoencoder
+        The pretrained masked autoencoder, None if the bundle was imported without it.
+    segmenter
+        The segmenter, None before stage 2.
+    card
+        Name, training data, licence, recipe and measured figures; free-form JSON.
+    sha256
+        Identity of the weights, quoted by every prediction; empty before the bundle is saved.
+    """
+
+    config: ModelConfig
+    substitute: Tensor
+    autoencoder: MaskedAutoencoder | None
+    segmenter: Segmenter | None
+    card: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model's name on its card."""
+        return str(self.card.get("name", "unnamed model"))
+
+
+def save_bundle(bundle: Bundle, folder: Path) -> Path:
+    """Write `bundle` into `folder` (made if needed; bundle.json last, so that a half-written bundle is refused).
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights: dict[str, Tensor] = {}
+    for prefix, network in (("autoencoder", bundle.autoencoder), ("segmenter", bundle.segmenter)):
+        if network is not None:
+            weights |= {f"{prefix}.{name}": tensor for name, tensor in network.state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "m3ae_core": __version__,
+        "model": bundle.config.model_dump(mode="json"),
+        "sha256": {
+            "weights.safetensors": save_tensors(folder / "weights.safetensors", weights),
+            "substitute.safetensors": save_tensors(
+                folder / "substitute.safetensors", {"substitute": bundle.substitute.half()}
+            ),
+        },
+        "card": bundle.card,
+    }
+    write_json(folder / "bundle.json", content)
+    return folder
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the content of a bundle's ``bundle.json``; no weights are read.
+
+    Raises
+    ------
+    BundleError
+        If `folder` is not a bundle, or one of a later format.
+    """
+    path = Path(folder) / "bundle.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BundleError(
+            "This folder is not a model bundle: it has no readable bundle.json.",
+            "Give the folder that `m3ae finetune` or `m3ae import-official` made.",
+            path=folder,
+            code="no-bundle",
+        ) from error
+    except ValueError as error:
+        raise BundleError("bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(
+            "bundle.json is not of a format this version knows.", "Update napari-m3ae.", path=folder, code="format"
+        )
+    return content
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle, checking hashes, names, shapes and that every value is finite.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing, damaged, or made for another architecture.
+    """
+    folder = Path(folder)
+    content = read_card(folder)
+    try:
+        config = ModelConfig.model_validate(content["model"])
+        hashes = {name: str(content["sha256"][name]) for name in ("weights.safetensors", "substitute.safetensors")}
+    except (ValidationError, KeyError, TypeError) as error:
+        raise BundleError("bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format") from error
+    path = folder / "weights.safetensors"
+    weights = load_tensors(path, hashes[path.name])
+    image_path = folder / "substitute.safetensors"
+    image = load_tensors(image_path, hashes[image_path.name]).get("substitute")
+    expected = (len(config.modalities), *config.grid.shape)
+    if image is None or tuple(image.shape) != expected:
+        raise BundleError(
+            f"The substitute image is not of the template's shape {expected}.", "Copy the bundle again.", path=image_path
+        )
+    return Bundle(
+        config,
+        image.float(),
+        _network(MaskedAutoencoder(config), "autoencoder.", weights, path),
+        _network(Segmenter(config), "segmenter.", weights, path),
+        dict(content.get("card", {})),
+        hashes[path.name],
+    )
+
+
+def _network(network: Network, prefix: str, weights: dict[str, Tensor], path: Path) -> Network | None:
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    if not own:
+        return None
+    load_state(network, own, path)
+    network.eval()
+    return network

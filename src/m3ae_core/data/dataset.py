@@ -1,0 +1,161 @@
+"""Cached cases, and the training samples drawn from them.
+
+Cases are decoded, normalised and laid on the template once, into memory-mapped arrays. A sample is a function of
+(seed, its number): whatever the number of workers or restarts, sample k is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from m3ae_core import files
+from m3ae_core.config import ModelConfig, Shape, StageConfig
+from m3ae_core.data.case import CaseFiles, read_case
+from m3ae_core.data.grid import Grid, resample
+from m3ae_core.data.preprocess import Box, brain_box, standardise
+from m3ae_core.data.volume import read_labels
+from m3ae_core.errors import InputError
+from m3ae_core.regions import LabelScheme, encode
+
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True, eq=False)
+class CachedCase:
+    """A training case on the template grid, memory-mapped.
+
+    `image` is (N, D, H, W) float32 in [0, 1]; `regions` is (R, D, H, W) bool; `brain` the box around the brain.
+    """
+
+    name: str
+    image: npt.NDArray[np.float32]
+    regions: npt.NDArray[np.bool_]
+    brain: Box
+
+
+def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder: Path) -> CachedCase:
+    """Return `case` from the cache in `folder`, made now if it is not there.
+
+    The key is made of the content of the files and of everything that shapes the arrays.
+
+    Raises
+    ------
+    InputError
+        If a modality or the label map is missing, or the files cannot be used.
+    """
+    if absent := [name for name in model.modalities if name not in case.images]:
+        raise InputError(
+            f"The training case {case.name} lacks {', '.join(absent)}.", "Train on complete cases.", code="incomplete"
+        )
+    if case.labels is None:
+        raise InputError(f"The training case {case.name} has no label map.", "Add it.", code="no-labels")
+    key = _key(case, model, scheme)
+    image_file, regions_file = folder / f"{key}-image.npy", folder / f"{key}-regions.npy"
+    if not (image_file.exists() and regions_file.exists()):
+        image, regions = _prepare(case, model, scheme)
+        files.atomic_write(image_file, lambda path: _save(path, image))
+        files.atomic_write(regions_file, lambda path: _save(path, regions))
+    image = np.load(image_file, mmap_mode="r")
+    return CachedCase(case.name, image, np.load(regions_file, mmap_mode="r"), brain_box(image.any(axis=0)))
+
+
+def random_start(rng: np.random.Generator, brain: Box, crop: Shape, template: Sequence[int]) -> Shape:
+    """Draw the first voxel of a crop: within the brain box where that is larger, else around it.
+
+    The crop stays on the template wherever it fits; it overhangs only along axes where it is larger than that.
+    """
+    start = []
+    for low, high, side, limit in zip(*brain, crop, template, strict=True):
+        slack = (high - low) - side
+        first = low + int(rng.integers(abs(slack) + 1)) * (1 if slack >= 0 else -1)
+        start.append(min(max(first, min(0, limit - side)), max(0, limit - side)))
+    return start[0], start[1], start[2]
+
+
+def crop(array: npt.NDArray[Any], start: Sequence[int], size: Shape) -> npt.NDArray[Any]:
+    """Return a copy (…, *size) of `array` from voxel `start` on, zero outside."""
+    result = np.zeros((*array.shape[:-3], *size), array.dtype)
+    source, target = [], []
+    for first, side, limit in zip(start, size, array.shape[-3:], strict=True):
+        low, high = max(first, 0), min(first + side, limit)
+        source.append(slice(low, high))
+        target.append(slice(low - first, high - first))
+    result[(..., *target)] = array[(..., *source)]
+    return result
+
+
+class Samples(Dataset[Sample], Generic[Sample]):
+    """All samples of a training stage, numbered: sample k belongs to epoch k // len(cases).
+
+    Parameters
+    ----------
+    cases
+        Cached training cases.
+    stage
+        Crop size, epochs and seed.
+    draw
+        Makes a sample of an image crop (N, D, H, W), a region crop (R, D, H, W), the crop's first voxel, and a
+        random generator that belongs to this sample alone.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CachedCase],
+        stage: StageConfig,
+        draw: Callable[[Tensor, Tensor, Shape, np.random.Generator], Sample],
+    ) -> None:
+        self.cases, self.stage, self.draw = cases, stage, draw
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.stage.epochs
+
+    def __getitem__(self, number: int) -> Sample:
+        epoch, position = divmod(number, len(self.cases))
+        order = np.random.default_rng([self.stage.seed, 0, epoch]).permutation(len(self.cases))
+        rng = np.random.default_rng([self.stage.seed, 1, epoch, position])
+        case = self.cases[order[position]]
+        start = random_start(rng, case.brain, self.stage.crop, case.image.shape[1:])
+        image = torch.from_numpy(crop(case.image, start, self.stage.crop))
+        regions = torch.from_numpy(crop(case.regions, start, self.stage.crop))
+        return self.draw(image, regions, start, rng)
+
+
+def _prepare(
+    case: CaseFiles, model: ModelConfig, scheme: LabelScheme
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    content = read_case(case, model.modality_set)
+    standard = standardise(content, model)
+    assert case.labels is not None  # noqa: S101  checked by the caller
+    labels = read_labels(case.labels)
+    own = Grid(content.shape, content.affine)
+    if labels.shape != own.shape or not np.allclose(labels.affine, own.affine, atol=1e-3):
+        raise InputError(
+            "The label map lies on another grid than the images.", "Resample it.", path=case.labels, code="grids-differ"
+        )
+    masks = encode(labels.data, scheme, model.region_set)
+    return standard.image, np.stack([resample(mask, own, standard.grid) > 0.5 for mask in masks])
+
+
+def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme) -> str:
+    digest = hashlib.sha256(scheme.name.encode())
+    for part in (model.grid, model.preprocess):
+        digest.update(part.model_dump_json().encode())
+    digest.update(",".join((*model.modalities, *model.regions)).encode())
+    for path in (*(case.images[name] for name in model.modalities), case.labels):
+        digest.update(files.sha256(path).encode() if path else b"")
+    return digest.hexdigest()[:24]
+
+
+def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
+    with path.open("wb") as stream:  # np.save given a path would append a suffix
+        np.save(stream, array)

@@ -1,0 +1,93 @@
+"""The paper's equations, one function each. Logits go in, never probabilities: autocast stays safe."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m3ae_core.model.heads import ScaledLogits
+
+
+def reconstruction_loss(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """L_mse of Eqns. 1 and 3: mean squared error over all voxels and modalities, masked and visible."""
+    return F.mse_loss(reconstruction, x)
+
+
+def substitute_regulariser(image: Tensor) -> Tensor:
+    """R(x_sub) of Eqns. 1 and 3: Frobenius norm of x_sub (N, D, H, W) minus each modality's spatial mean.
+
+    The paper says "a small amount of L2 regularization" without fixing the norm. The literal sum of squares would
+    outweigh the reconstruction loss by four orders of magnitude and erase x_sub; this is the released code's form.
+    """
+    return torch.linalg.vector_norm(image - image.mean(dim=(-3, -2, -1), keepdim=True))
+
+
+def pretraining_loss(x: Tensor, reconstruction: Tensor, substitute: Tensor, gamma: float) -> dict[str, Tensor]:
+    """Eqn. 3: reconstruction loss plus γ times the regulariser of the substitute. Returns the two weighted terms."""
+    return {
+        "reconstruction": reconstruction_loss(x, reconstruction),
+        "regulariser": gamma * substitute_regulariser(substitute),
+    }
+
+
+def consistency_loss(f0: Tensor, f1: Tensor) -> Tensor:
+    """L_con of Eqn. 2: mean squared error between the features of two situations; both receive gradients."""
+    return F.mse_loss(f0, f1)
+
+
+def dice_loss(logits: Tensor, target: Tensor, dims: tuple[int, ...] = (-3, -2, -1)) -> Tensor:
+    """Soft Dice loss 1 - (2Σpy + 1) / (Σp² + Σy² + 1), summed over `dims`, averaged over what is left."""
+    p, y = logits.sigmoid(), target.to(logits.dtype)
+    overlap = 2 * (p * y).sum(dims) + 1
+    return (1 - overlap / (p.square().sum(dims) + y.square().sum(dims) + 1)).mean()
+
+
+def region_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """L of Eqn. 5: Dice plus cross entropy of one prediction (B, R, D, H, W), averaged over B and R."""
+    return dice_loss(logits, target) + cross_entropy(logits, target)
+
+
+def pooled_region_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """L as released: 0.7 Dice + 0.3 cross entropy, the batch pooled in the Dice sums, averaged over regions."""
+    return 0.7 * dice_loss(logits, target, (0, -3, -2, -1)) + 0.3 * cross_entropy(logits, target)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy, averaged over everything: regions overlap, so each is a question of its own."""
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+
+def segmentation_loss(logits: ScaledLogits, target: Tensor, form: str = "paper") -> Tensor:
+    """Eqn. 5: the sum over scales α = 1, 1/2, 1/4 of L between the upsampled prediction and the ground truth."""
+    loss = region_loss if form == "paper" else pooled_region_loss
+    return torch.stack([loss(scale, target) for scale in logits]).sum()
+
+
+def finetuning_loss(
+    logits: ScaledLogits, target: Tensor, features: Tensor, weight: float, form: str = "paper"
+) -> dict[str, Tensor]:
+    """Eqn. 4: λ L_con plus L_seg of both situations.
+
+    Parameters
+    ----------
+    logits, target
+        Logits and ground truth of x_0 and x_1, stacked on the batch axis: the first half is x_0, the second x_1.
+    features
+        What L_con compares, stacked likewise (the bottleneck; the quarter-scale logits in the released code).
+    weight
+        λ.
+    form
+        ``paper`` sums L_seg over both situations; ``official`` pools them in one batch.
+
+    Returns
+    -------
+    The two weighted terms; their sum is the loss.
+    """
+    f0, f1 = features.chunk(2)
+    # L averages over the batch axis, so the paper's sum over i = 0, 1 is twice the batch mean.
+    situations = 2 if form == "paper" else 1
+    return {
+        "segmentation": situations * segmentation_loss(logits, target, form),
+        "consistency": weight * consistency_loss(f0, f1),
+    }

@@ -1,0 +1,1 @@
+"""The networks: backbone, heads, substitute image, and the two models made of them."""

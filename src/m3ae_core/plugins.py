@@ -1,0 +1,69 @@
+"""The extension point: outside packages add backbones without touching this one.
+
+A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
+
+    from m3ae_core.plugins import hook_implementation
+
+    @hook_implementation
+    def m3ae_backbones():
+        return {"my-net": build}      # build(in_channels: int, config: NetworkConfig) -> torch.nn.Module
+
+A backbone maps (B, N, D, H, W) to :class:`m3ae_core.model.unet.Features` and has `widths`, the channels of its four
+levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
+can be replaced; a plugin that raises is reported and does not break the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginManager
+
+from m3ae_core.errors import ConfigError
+
+hook_specification = HookSpecificationMarker("m3ae")
+hook_implementation = HookImplementationMarker("m3ae")
+
+BackboneFactory = Callable[..., Any]
+
+
+class Specification:
+    """The hooks a plugin may implement."""
+
+    @hook_specification
+    def m3ae_backbones(self) -> dict[str, BackboneFactory]:  # type: ignore[empty-body]
+        """Return backbone factories by name."""
+
+
+@cache
+def plugin_manager() -> PluginManager:
+    """Return the manager with all installed plugins discovered."""
+    manager = PluginManager("m3ae", discover_entry_point="m3ae.plugins")
+    manager.add_hookspecs(Specification)
+    manager.discover()
+    return manager
+
+
+def backbones() -> dict[str, BackboneFactory]:
+    """Return every registered backbone factory by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    found: dict[str, BackboneFactory] = {}
+    for offered in plugin_manager().hook.m3ae_backbones():
+        if repeated := found.keys() & offered.keys():
+            raise ConfigError(
+                f"Two plugins register the backbone {', '.join(sorted(repeated))}.", "Uninstall one.", code="plugins"
+            )
+        found.update(offered)
+    return found
+
+
+def plugin_errors() -> list[str]:
+    """Return what went wrong in plugins so far, one line each."""
+    return [f"{error.plugin_name}: {error.__cause__ or error}" for error in plugin_manager().get_errors()]

@@ -1,0 +1,1 @@
+"""The two training stages: what a step computes, the loop, and resuming."""

@@ -1,0 +1,113 @@
+"""What one training step computes, for each stage. A task turns a batch into named loss terms; their sum is the loss.
+
+The loop knows nothing of the method, and these know nothing of devices, optimisers or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
+from m3ae_core.data.augment import Augmentation
+from m3ae_core.losses import finetuning_loss, pretraining_loss
+from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
+from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+from m3ae_core.model.substitute import SubstituteImage, fill
+
+
+class PretrainSample(NamedTuple):
+    """One crop (N, D, H, W), its first template voxel, and its patch mask (N, d, h, w; True = replaced)."""
+
+    image: Tensor
+    start: Shape
+    masked: Tensor
+
+
+class FinetuneSample(NamedTuple):
+    """One crop, its regions (R, D, H, W), and the two situations drawn for it (2, N; True = dropped)."""
+
+    image: Tensor
+    regions: Tensor
+    start: Shape
+    dropped: Tensor
+    augmentation: Augmentation
+
+
+class PretrainTask(nn.Module):
+    """Stage 1 (Eqn. 3): reconstruct an image whose masked content the substitute fills; learn both."""
+
+    def __init__(self, model: ModelConfig, config: PretrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.modalities = len(model.modalities)
+        self.autoencoder = MaskedAutoencoder(model)
+        self.substitute = SubstituteImage(self.modalities, model.grid.shape, config.substitute)
+
+    def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> PretrainSample:
+        """Draw the mask of one sample; pretraining never looks at the labels."""
+        del regions
+        masked = sample_mask(rng, self.modalities, self.config.crop, self.config.masking)
+        return PretrainSample(image, start, torch.from_numpy(masked))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The substitute has a learning rate of its own."""
+        return [
+            {"params": self.autoencoder.parameters(), "lr": self.config.learning_rate},
+            {"params": self.substitute.parameters(), "lr": self.config.substitute.learning_rate, "weight_decay": 0.0},
+        ]
+
+    def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
+        """Return the terms of Eqn. 3."""
+        device = self.substitute.image.device
+        x = torch.stack([sample.image for sample in batch]).to(device, non_blocking=True)
+        voxels = np.stack([patches_to_voxels(sample.masked.numpy(), self.config.crop) for sample in batch])
+        masked = torch.from_numpy(voxels).to(device, non_blocking=True)
+        content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
+        reconstruction = self.autoencoder(fill(x, content, masked))
+        return pretraining_loss(x, reconstruction, self.substitute.image, self.config.substitute.gamma)
+
+
+class FinetuneTask(nn.Module):
+    """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
+
+    def __init__(self, model: ModelConfig, config: FinetuneConfig, segmenter: Segmenter, substitute: SubstituteImage) -> None:
+        super().__init__()
+        self.config = config
+        self.modalities = len(model.modalities)
+        self.segmenter = segmenter
+        self.substitute = substitute.requires_grad_(False)
+
+    def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> FinetuneSample:
+        """Draw the two situations and the augmentation of one sample."""
+        config = self.config
+        dropped = two_situations(rng, self.modalities, config.max_dropped, config.allow_identical_pair)
+        augmentation = Augmentation.draw(rng, config.augment, self.modalities, config.crop[0])
+        return FinetuneSample(image, regions, start, torch.from_numpy(dropped), augmentation)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The substitute is frozen in stage 2."""
+        return [{"params": self.segmenter.parameters(), "lr": self.config.learning_rate}]
+
+    def forward(self, batch: Sequence[FinetuneSample]) -> dict[str, Tensor]:
+        """Return the terms of Eqn. 4; both situations of all samples go through the network as one batch."""
+        pairs = [self._pair(sample) for sample in batch]
+        x = torch.stack([pair[situation] for situation in (0, 1) for pair in pairs])
+        target = torch.stack([sample.augmentation.space(sample.regions) for sample in batch]).to(x.device)
+        logits, features = self.segmenter(x)
+        compared = features.bottleneck if self.config.consistency_at == "bottleneck" else logits.quarter
+        return finetuning_loss(
+            logits, target.repeat(2, 1, 1, 1, 1), compared, self.config.consistency_weight, self.config.segmentation_loss
+        )
+
+    def _pair(self, sample: FinetuneSample) -> Tensor:
+        """Fill both situations (2, N, D, H, W) at their place on the template first, then augment them alike."""
+        content = self.substitute.crop([sample.start], self.config.crop)
+        image = sample.image.to(content.device, non_blocking=True)
+        dropped = sample.dropped[:, :, None, None, None].to(content.device)
+        pair = fill(image[None], content, dropped)
+        return sample.augmentation.space(sample.augmentation.intensity(pair))
