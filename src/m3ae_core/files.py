@@ -17,24 +17,20 @@ from m3ae_core.errors import OutputError, printable
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     """Write a file so that `path` always holds either the old content or the whole new one.
 
-    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is synced
-    to disk and then renamed over `path`. After any failure the old file is untouched and the temporary one is
-    gone.
+    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is
+    synced to disk and then renamed over `path`. After any failure the old file is untouched and the temporary
+    one is gone.
 
     Raises
     ------
     OutputError
-        If the folder does not exist (``not-writable``) or the file cannot be written: disk full, no permission,
-        read-only medium (``write-failed``).
+        If the folder does not exist (``not-writable``) or the file cannot be written: disk full, no
+        permission, read-only medium (``write-failed``).
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         ensure_writable(path)
-        write(temporary)
-        with temporary.open("rb+") as stream:  # some systems sync only what is open for writing
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        _write_and_rename(path, write)
     except OSError as error:
         raise OutputError(
             f"The file could not be written: {error.strerror or error}.",
@@ -42,10 +38,6 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
             path=path,
             code="write-failed",
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    _sync_folder(path.parent)
     return path
 
 
@@ -87,6 +79,19 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as stream:  # some systems sync only what is open for writing
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

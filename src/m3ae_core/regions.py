@@ -94,7 +94,8 @@ def detect_scheme(values: Iterable[int]) -> LabelScheme:
     """Return the one label scheme that the values of a label map allow.
 
     Label 4 means BraTS up to 2021. Values 0-3 alone are ambiguous: 3 is enhancing tumour in BraTS 2023 and in
-    MSD, which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never guessed.
+    MSD, which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never
+    guessed.
 
     Raises
     ------
