@@ -15,7 +15,7 @@ install_packages() {
         as_root=(sudo -n)
     fi
     say "Installing Debian packages: $*"
-    "${as_root[@]}" apt-get -qq -o Acquire::Retries=3 update >&2 || true
+    "${as_root[@]}" apt-get -qq -o Acquire::Retries=3 update </dev/null >/dev/null || true
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 \
-        install --yes --no-install-recommends "$@" </dev/null >&2
+        install --yes --no-install-recommends "$@" </dev/null >/dev/null
 }

@@ -108,6 +108,7 @@ def test_core_loads_without_viewer_and_extras() -> None:
 
 
 def test_session_knows_no_qt() -> None:
+    pytest.importorskip("napari.utils.notifications", exc_type=ImportError)
     loaded = run_python("import json, sys, napari_m3ae.session; print(json.dumps(sorted(sys.modules)))")
     assert not ({"qtpy", "magicgui", "superqt"} | QT_BINDINGS) & {name.lower() for name in json.loads(loaded)}
 
