@@ -170,14 +170,18 @@ def test_only_the_command_line_prints_and_exits() -> None:
     assert not {module: lines for module, lines in users.items() if not in_cli(module)}
 
 
-@pytest.mark.parametrize(
-    ("kind", "instead"), [(ast.Assert, "raise an M3AEError"), (ast.Global, "pass it in")]
-)
-def test_no_statement_of_this_kind(kind: type[ast.stmt], instead: str) -> None:
-    found = [
-        f"{m}:{node.lineno}" for m, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kind)
-    ]
-    assert not found, instead
+def test_no_asserts_and_no_globals() -> None:
+    """A user's mistake raises an M3AEError; an `assert` may only tell mypy what the code around it ensures."""
+    found = []
+    for module, tree in TREES.items():
+        lines = MODULES[module].read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(tree):
+            explained = isinstance(node, ast.Assert) and re.search(
+                r"# noqa: S101  \S", lines[node.lineno - 1]
+            )
+            if isinstance(node, ast.Assert | ast.Global) and not explained:
+                found.append(f"{module}:{node.lineno}")
+    assert not found
 
 
 def test_no_source_from_copyleft_code() -> None:
