@@ -82,12 +82,14 @@ class PreprocessConfig(Frozen):
 class InferenceConfig(Frozen):
     """How a trained model is applied to a whole case.
 
-    `window` is the sliding window in voxels, or ``whole`` for one pass over the template. `substitute_origin` is
+    `window` is the sliding window in voxels over the brain box, or ``brain`` for one pass over that box, or
+    ``template`` for one pass over the whole template (normalisation statistics depend on the extent, so a model is
+    best applied to the extent it was trained on). `substitute_origin` is
     ``template`` (the location-corresponding content, as the paper says) or ``window`` (the released evaluation,
     which reads the substitute at each window's own coordinates).
     """
 
-    window: Shape | Literal["whole"] = (128, 128, 128)
+    window: Shape | Literal["brain", "template"] = (128, 128, 128)
     overlap: float = Field(0.5, ge=0, lt=1)
     substitute_origin: Literal["template", "window"] = "template"
 

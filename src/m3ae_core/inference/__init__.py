@@ -1,0 +1,1 @@
+"""From a case with any subset of its sequences to labels on its own grid."""

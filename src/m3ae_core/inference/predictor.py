@@ -1,0 +1,266 @@
+"""Inference: substitute x_sub for what is missing and segment ("As to inference, we simply substitute …")."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from m3ae_core import __version__
+from m3ae_core.bundle import Bundle
+from m3ae_core.config import Shape
+from m3ae_core.data.case import Case
+from m3ae_core.data.grid import FloatArray, Grid, resample
+from m3ae_core.data.preprocess import StandardCase, standardise
+from m3ae_core.data.volume import write_labels
+from m3ae_core.errors import BundleError
+from m3ae_core.events import Progress
+from m3ae_core.files import write_json
+from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory
+from m3ae_core.inference.windows import pad_to, sliding_logits
+from m3ae_core.model.substitute import SubstituteImage, fill
+from m3ae_core.model.unet import STRIDE
+from m3ae_core.modalities import Subset
+from m3ae_core.regions import BRATS_2023, LabelScheme, decode
+
+NOTICE = "Research use only. Not a medical device. Check every result."
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A segmentation on the case's own grid, and how it was made.
+
+    Attributes
+    ----------
+    labels
+        (X, Y, Z) uint8, label values of `scheme`.
+    probabilities
+        Per region name, (X, Y, Z) float32 in [0, 1].
+    affine
+        4×4, voxel to RAS mm: exactly the case's.
+    subset
+        Which sequences were present; the others were substituted.
+    warnings
+        Sentences the user must see.
+    provenance
+        JSON-ready record; the sidecar's content.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    probabilities: dict[str, FloatArray]
+    affine: npt.NDArray[np.float64]
+    scheme: LabelScheme
+    subset: Subset
+    warnings: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+class Predictor:
+    """Applies one bundle to cases.
+
+    Parameters
+    ----------
+    bundle
+        The model; its configuration decides about template, preprocessing, windows and substitute.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    BundleError
+        If the bundle holds no segmenter.
+    ConfigError
+        If the device is not there.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        if bundle.segmenter is None:
+            raise BundleError(
+                f"The bundle {bundle.name!r} is only pretrained and cannot segment.", "Run `m3ae finetune`.", code="stage"
+            )
+        self.bundle = bundle
+        self.config = bundle.config
+        self.segmenter = bundle.segmenter.eval()
+        substitute = SubstituteImage(len(bundle.substitute), self.config.grid.shape)
+        substitute.image.data.copy_(bundle.substitute)
+        self.substitute = substitute.requires_grad_(False)
+        self._use(choose_device(device))
+
+    def predict(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Prediction:
+        """Segment `case`; see :meth:`run` for progress and errors."""
+        *_, prediction = self.run(case, scheme)
+        assert isinstance(prediction, Prediction)  # noqa: S101  run() ends with one
+        return prediction
+
+    def run(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Iterator[Progress | Prediction]:
+        """Segment `case`, yielding :class:`Progress` and at the end one :class:`Prediction`.
+
+        Stop asking for the next event to cancel.
+
+        Raises
+        ------
+        InputError
+            If the case cannot be laid on the model's template.
+        BundleError
+            If the network's output is not finite.
+        """
+        yield Progress("preparing", 0, 1)
+        fallbacks: list[str] = []
+        standard = standardise(case, self.config)
+        low, size = self._region(standard)
+        filled, before = self._fill(standard, low, size)
+        window = self._window(filled)
+        logits: Tensor | None = None
+        for done, total, logits in sliding_logits(  # noqa: B007  the last value is the result
+            lambda x: self._forward(x, fallbacks), filled, window, self.config.inference.overlap
+        ):
+            yield Progress("segmenting", done, total)
+        assert logits is not None  # noqa: S101  there is always one window
+        inside = (slice(None), *(slice(b, b + side) for b, side in zip(before, size, strict=True)))
+        maps = self._to_case(logits[inside].sigmoid(), standard.grid.cropped(low, size), case)
+        masks = np.stack([maps[name] > 0.5 for name in self.config.regions])
+        labels = decode(masks, scheme, self.config.region_set)
+        warnings = _warnings(standard)
+        provenance = self._provenance(case, standard, scheme, labels, [*fallbacks], warnings)
+        yield Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, provenance)
+
+    def _use(self, device: torch.device) -> None:
+        layout = torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
+        self.device = device
+        self.segmenter.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+    def _region(self, standard: StandardCase) -> tuple[Shape, Shape]:
+        """Return the first voxel and the size of the part of the template that is segmented."""
+        if self.config.inference.window == "template":
+            return (0, 0, 0), self.config.grid.shape
+        low, high = standard.brain
+        return low, (high[0] - low[0], high[1] - low[1], high[2] - low[2])
+
+    def _fill(self, standard: StandardCase, low: Shape, size: Shape) -> tuple[Tensor, Shape]:
+        """Cut the image (N, *size) out, pad it to what the network takes, and fill the missing modalities."""
+        where = (slice(None), *(slice(first, first + side) for first, side in zip(low, size, strict=True)))
+        window = self.config.inference.window
+        least = (1, 1, 1) if isinstance(window, str) else window
+        wanted = [max(-(-side // STRIDE) * STRIDE, w) for side, w in zip(size, least, strict=True)]
+        image, before = pad_to(torch.from_numpy(standard.image[where]), (wanted[0], wanted[1], wanted[2]))
+        start = [first - b for first, b in zip(low, before, strict=True)]
+        if self.config.inference.substitute_origin == "window":
+            start = [0, 0, 0]
+        content = self.substitute.crop([start], (wanted[0], wanted[1], wanted[2]))[0]
+        missing = ~torch.tensor(standard.subset.flags)[:, None, None, None]
+        return fill(image, content, missing), before
+
+    def _window(self, filled: Tensor) -> Shape:
+        window = self.config.inference.window
+        depth, height, width = filled.shape[-3:]
+        return (depth, height, width) if isinstance(window, str) else window
+
+    @torch.no_grad()
+    def _forward(self, x: Tensor, fallbacks: list[str]) -> Tensor:
+        """Return logits on the CPU; if the GPU's memory runs out, the same window is computed on the CPU."""
+        try:
+            with autocast(self.device):
+                logits = self.segmenter.predict(x.to(self.device, non_blocking=True)).float().cpu()
+        except RuntimeError as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            fallbacks.append("The GPU ran out of memory; the CPU took over with the same window.")
+            self._use(torch.device("cpu"))
+            return self._forward(x, fallbacks)
+        if not torch.isfinite(logits).all():
+            raise BundleError(
+                f"The model {self.bundle.name!r} gave values that are not finite.", "Use another model.", code="nonfinite"
+            )
+        return logits
+
+    def _to_case(self, probabilities: Tensor, grid: Grid, case: Case) -> dict[str, FloatArray]:
+        own = Grid(case.shape, case.affine)
+        maps = probabilities.numpy()
+        return {name: resample(maps[index], grid, own) for index, name in enumerate(self.config.regions)}
+
+    def _provenance(
+        self,
+        case: Case,
+        standard: StandardCase,
+        scheme: LabelScheme,
+        labels: npt.NDArray[np.uint8],
+        fallbacks: list[str],
+        warnings: tuple[str, ...],
+    ) -> dict[str, Any]:
+        voxel_ml = abs(float(np.linalg.det(case.affine[:3, :3]))) / 1000
+        volumes = {name: round(np.count_nonzero(labels == value) * voxel_ml, 3) for name, value in scheme.values}
+        subset = standard.subset
+        return {
+            "notice": NOTICE,
+            "made_by": {"napari-m3ae": __version__, "edited": False},
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "case": case.name,
+            "sequences_present": {name: _voxel_hash(case.volumes[name].data) for name in subset.present},
+            "sequences_substituted": list(subset.missing),
+            "model": {
+                "name": self.bundle.name,
+                "sha256": self.bundle.sha256,
+                "preset": self.config.preset,
+                "licence": self.bundle.card.get("licence"),
+                "substitute_origin": self.config.inference.substitute_origin,
+                "window": self.config.inference.window,
+            },
+            "reliability": self.bundle.card.get("reliability", {}).get(str(subset)),
+            "labels": {"scheme": scheme.name, "values": dict(scheme.values), "volumes_ml": volumes},
+            "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
+            "device": {"name": str(self.device), "threads": torch.get_num_threads(), "fallbacks": fallbacks},
+            "warnings": list(warnings),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "nibabel": nibabel.__version__,
+            },
+        }
+
+
+def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
+    """Write the labels (NIfTI) and, beside them, the JSON sidecar; return both paths.
+
+    Raises
+    ------
+    OutputError
+        If either cannot be written.
+    """
+    sidecar = sidecar_of(path)
+    write_labels(path, prediction.labels, prediction.affine)
+    write_json(sidecar, prediction.provenance)
+    return path, sidecar
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the path of the sidecar of a label file: the same name with ``.json``."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def _warnings(standard: StandardCase) -> tuple[str, ...]:
+    placement, found = standard.placement, []
+    if placement.method == "brain centre":
+        found.append(
+            "The images are not in the model's space (SRI24), as far as their headers tell; the brain was centred on the "
+            "template. Register the images to SRI24 for results you can rely on."
+        )
+    if placement.inside < 0.98:
+        share = 100 * (1 - placement.inside)
+        found.append(f"{share:.0f} % of the box around the brain lies outside the model's field of view.")
+    return tuple(found)
+
+
+def _voxel_hash(data: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()

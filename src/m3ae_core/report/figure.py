@@ -1,0 +1,99 @@
+"""One figure that shows a prediction and what it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from m3ae_core.bundle import Bundle
+from m3ae_core.data.case import Case
+from m3ae_core.data.grid import FloatArray, Grid, resample
+from m3ae_core.data.preprocess import standardise
+from m3ae_core.errors import ConfigError
+from m3ae_core.files import atomic_write
+from m3ae_core.inference.predictor import NOTICE, Prediction
+from m3ae_core.regions import COLOURS, LabelScheme
+
+
+def save_figure(
+    path: Path,
+    case: Case,
+    bundle: Bundle,
+    prediction: Prediction,
+    reference: npt.NDArray[np.uint8] | None,
+    reference_scheme: LabelScheme,
+) -> Path:
+    """Write a PNG: what was given, what the substitute put in its place, the prediction, and the reference.
+
+    The slice is the axial one with the most predicted (else reference) tumour, in radiological orientation, on the
+    model's template grid.
+
+    Parameters
+    ----------
+    case
+        The case as it was given; sequences that it lacks are shown as substituted.
+    reference
+        (X, Y, Z) labels on the case's grid, or None.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "Figures need matplotlib, which is not installed.", "Run: pip install 'napari-m3ae[report]'.", code="no-matplotlib"
+        ) from error
+
+    standard = standardise(case, bundle.config)
+    labels = _colours(prediction.labels, prediction.scheme, case, standard.grid)
+    truth = None if reference is None else _colours(reference, reference_scheme, case, standard.grid)
+    tumour = labels if labels[..., 3].any() or truth is None else truth
+    level = int(tumour[..., 3].sum(axis=(1, 2)).argmax())
+    names = bundle.config.modalities
+    columns = len(names) + 1 + (truth is not None)
+    figure = Figure(figsize=(2.3 * columns, 3.3), facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns)
+    for channel, (axis, name) in enumerate(zip(axes, names, strict=False)):
+        given = name in standard.subset
+        image = standard.image[channel] if given else bundle.substitute[channel].numpy()
+        limits = (0.0, 1.0) if given else tuple(np.percentile(image, (1, 99)))
+        axis.imshow(image[level], cmap="gray", vmin=limits[0], vmax=limits[1])
+        colour = "white" if given else "orange"
+        axis.set_title(name if given else f"{name}: missing\nsubstitute (learned)", color=colour, fontsize=9)
+    ground = standard.image[names.index(standard.subset.present[0])]
+    overlays = [("Prediction", labels)] + ([("Reference", truth)] if truth is not None else [])
+    for axis, (title, overlay) in zip(axes[len(names) :], overlays, strict=True):
+        axis.imshow(ground[level], cmap="gray", vmin=0, vmax=1)
+        axis.imshow(overlay[level])
+        axis.set_title(title, color="white", fontsize=9)
+    for axis in axes:
+        axis.set_axis_off()
+    legend = " · ".join(f"{colour_name(colour)} {tissue}" for tissue, colour in COLOURS.items())
+    figure.suptitle(f"{case.name}: segmented from {prediction.subset} by {bundle.name}", color="white", fontsize=10)
+    figure.supxlabel(f"{legend}. Patient's right on the left. {NOTICE}", color="0.7", fontsize=7)
+    return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+
+
+def colour_name(colour: str) -> str:
+    """Return the plain name of a display colour."""
+    return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
+
+
+def _colours(
+    labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid
+) -> FloatArray:
+    """Return a translucent RGBA overlay (D, H, W, 4) of a label map, on the template grid."""
+    from matplotlib.colors import to_rgba
+
+    own = Grid(case.shape, case.affine)
+    overlay = np.zeros((*template.shape, 4), np.float32)
+    for tissue, value in scheme.values:
+        overlay[resample(labels == value, own, template) > 0.5] = to_rgba(COLOURS[tissue], 0.6)
+    return overlay
