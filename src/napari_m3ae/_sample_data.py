@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from m3ae_core.data.builtin import builtin_case
-
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae._reader import case_layers, faced
 

@@ -155,6 +155,7 @@ def face_patient(viewer: ViewerModel | None) -> None:
     """
     if viewer is not None and all(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
         viewer.scene.camera.orientation = ("towards", "up", "left")
+        viewer.canvas.overlays.axes.visible = True
 
 
 def _shown(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from m3ae_core.errors import InputError
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
-    from m3ae_core.inference.predictor import Prediction
     from napari.components import ViewerModel
     from napari.layers import Labels
+
+    from m3ae_core.inference.predictor import Prediction
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class Shown:
                 f"Repaint those voxels with one of {sorted(allowed)}.",
                 code="labels-unknown",
             )
-        record = {**self.prediction.provenance, "edited_voxels": edited}
-        return replace(self.prediction, labels=labels, provenance=record)
+        return replace(self.prediction, labels=labels, provenance=_edited(self.prediction.provenance, edited))
 
 
 def show(
@@ -81,3 +81,10 @@ def show(
         layer = layers.add(viewer, content)
     layers.reveal(viewer, layer)
     return Shown(layer, prediction, case, sources)
+
+
+def _edited(record: dict[str, Any], voxels: int) -> dict[str, Any]:
+    """The record of an edited segmentation; the volumes of the unedited one are left out."""
+    made_by = {**record.get("made_by", {}), "edited": True, "edited_voxels": voxels}
+    labels = {key: value for key, value in record.get("labels", {}).items() if key != "volumes_ml"}
+    return {**record, "made_by": made_by, "labels": labels}

@@ -21,9 +21,10 @@ from napari_m3ae.result import Shown, show
 from napari_m3ae.state import State, used_and_substituted
 
 if TYPE_CHECKING:
-    from m3ae_core.inference.predictor import Prediction, Predictor
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
+
+    from m3ae_core.inference.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,12 @@ class Session:
 
     @property
     def suggested_name(self) -> str:
-        """A file name for the segmentation on display."""
-        if self._shown is None:
-            return ""
-        return f"{self._shown.case}_m3ae_{self._shown.prediction.subset}.nii.gz"
+        """A file name for the segmentation on display.
+
+        It holds no word that stands for a sequence or a label map: saved among the images of the case, the file
+        must not be taken for one of them.
+        """
+        return "" if self._shown is None else f"{self._shown.case}_m3ae.nii.gz"
 
     def choose(self, modality: str, layer: Image | None) -> None:
         """Say which layer holds a sequence; None if it is missing."""
@@ -196,10 +199,9 @@ class Session:
 
 def builtin_predictor() -> Predictor:
     """Return a predictor with the model that is shipped with the package."""
+    from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.inference.predictor import Predictor
-
-    from m3ae_core.bundle import load_bundle
 
     return Predictor(load_bundle(builtin_bundle()))
 

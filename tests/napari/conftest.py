@@ -12,6 +12,7 @@ import pytest
 from m3ae_core.data.case import Case, CaseFiles
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.events import Progress
+from m3ae_core.inference.predictor import Prediction
 from m3ae_core.regions import BRATS_2023
 
 SHAPE = (20, 24, 16)
@@ -26,8 +27,6 @@ class FakePredictor:
     cases: list[Case] = field(default_factory=list)
 
     def run(self, case: Case) -> Iterator[object]:
-        from m3ae_core.inference.predictor import Prediction
-
         self.cases.append(case)
         for window in range(self.windows):
             if self.error is not None and window == 2:
@@ -43,7 +42,11 @@ class FakePredictor:
             subset=case.subset,
             probabilities={},
             warnings=("T1c is missing: enhancing tumour is unreliable.",) if "T1c" not in case.subset else (),
-            provenance={"model": "fake", "present": list(case.subset.present)},
+            provenance={
+                "made_by": {"edited": False},
+                "present": list(case.subset.present),
+                "labels": {"scheme": BRATS_2023.name, "volumes_ml": {}},
+            },
         )
 
 

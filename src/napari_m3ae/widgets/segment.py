@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from m3ae_core.regions import COLOURS
 from napari_m3ae.session import Session
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from napari_m3ae.state import Slot, State
 
 DISCLAIMER = "Research use only. Not a medical device."
+LEGEND = "<br>".join(f'<span style="color: {colour}">■</span> {tissue}' for tissue, colour in COLOURS.items())
+#: Room for the names of the layers, in pixels.
+WIDTH = 290
 
 
 class SegmentWidget(QWidget):
@@ -43,6 +47,7 @@ class SegmentWidget(QWidget):
         self.cancel_button.setToolTip("Stop the run and discard it.")
         self.progress = QProgressBar()
         self.result = _text("What the segmentation on display was made from.")
+        self.legend = _text("What the colours stand for.", LEGEND)
         self.save_button = QPushButton("Save segmentation…")
         self.save_button.setToolTip("Write a NIfTI label map on the case's grid, and a record beside it.")
         self._lay_out()
@@ -68,14 +73,15 @@ class SegmentWidget(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
+        self.setMinimumWidth(WIDTH)
         column = QVBoxLayout(self)
         column.addLayout(grid)
         column.addWidget(self.plan)
         column.addLayout(buttons)
         column.addWidget(self.progress)
         column.addWidget(self.result)
+        column.addWidget(self.legend)
         column.addWidget(self.save_button)
-        column.addStretch()
         column.addWidget(_text("", DISCLAIMER))
 
     def _render(self, state: State) -> None:
@@ -85,9 +91,9 @@ class SegmentWidget(QWidget):
         self.run_button.setEnabled(state.can_run)
         self.cancel_button.setEnabled(state.phase == "running")
         self._render_progress(state)
-        self.result.setText("\n".join([state.result, *state.warnings]))
-        self.result.setVisible(bool(state.result))
-        self.save_button.setEnabled(bool(state.result))
+        self.result.setText("\n".join([state.result, *(f"⚠ {warning}" for warning in state.warnings)]))
+        for widget in (self.result, self.legend, self.save_button):
+            widget.setVisible(bool(state.result))
 
     def _render_progress(self, state: State) -> None:
         self.progress.setVisible(state.phase != "idle")
@@ -106,15 +112,18 @@ class SegmentWidget(QWidget):
             self.session.save(Path(path))
 
 
+class _LayerChooser(ComboBox):
+    null_string = "missing"
+
+
 class _Row:
     """The tick and the layer chooser of one sequence."""
 
     def __init__(self, session: Session, modality: str) -> None:
         self.tick = QCheckBox(modality)
         self.tick.setToolTip(f"Use {modality}. Unticked, it counts as missing and is substituted.")
-        self.layer = ComboBox(
-            choices=lambda _: [("missing", None), *((layer.name, layer) for layer in session.images)],
-            tooltip=f"The layer that holds {modality}.",
+        self.layer = _LayerChooser(
+            choices=lambda _: session.images, nullable=True, tooltip=f"The layer that holds {modality}."
         )
         self.tick.toggled.connect(lambda on: session.use(modality, on))
         self.layer.changed.connect(lambda layer: session.choose(modality, layer))
