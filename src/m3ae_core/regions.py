@@ -102,7 +102,7 @@ def detect_scheme(values: Iterable[int]) -> LabelScheme:
     InputError
         If the values are ambiguous (code ``scheme-ambiguous``) or belong to no scheme (``labels-unknown``).
     """
-    found = set(values) - {0}
+    found = {int(value) for value in values} - {0}
     if not found <= {1, 2, 3, 4} or {3, 4} <= found:
         raise InputError(
             f"The label values {sorted(found)} belong to no known scheme.",

@@ -1,0 +1,313 @@
+"""Which file holds which sequence, and what belongs together."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core.data.case import (
+    Case,
+    CaseFiles,
+    find_case,
+    find_cases,
+    match_files,
+    read_case,
+    read_case_labels,
+    require_same_grid,
+)
+from m3ae_core.data.phantom import AFFINE, LABELS, phantom, write_phantom
+from m3ae_core.data.volume import Volume, read_labels, read_volume
+from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.modalities import BRATS, Modality, ModalitySet
+
+SMALL = (16, 18, 17)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> CaseFiles:
+    return write_phantom(tmp_path_factory.mktemp("phantoms"), "case-1", shape=SMALL)
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        # releases of BraTS
+        ("BraTS-SSA-00080-000-t1c.nii.gz", "T1c"),
+        ("BraTS-SSA-00080-000-t1n.nii.gz", "T1"),
+        ("BraTS-GLI-00001-000-t2f.nii.gz", "FLAIR"),
+        ("BraTS-GLI-00001-000-t2w.nii.gz", "T2"),
+        ("BraTS-GLI-00001-000-seg.nii.gz", "labels"),
+        ("Brats18_TCIA08_105_1_t1ce.nii.gz", "T1c"),
+        ("Brats18_TCIA08_105_1_t1.nii.gz", "T1"),
+        ("Brats18_2013_0_1_seg.nii.gz", "labels"),
+        ("BraTS20_Training_001_flair.nii", "FLAIR"),
+        ("BraTS20_Training_001_t2.nii", "T2"),
+        ("BraTS2021_00000_t1ce.nii.gz", "T1c"),
+        # other collections
+        ("UPENN-GBM-00001_11_T1GD.nii.gz", "T1c"),
+        ("UPENN-GBM-00001_11_T1.nii.gz", "T1"),
+        ("UPENN-GBM-00001_11_FLAIR.nii.gz", "FLAIR"),
+        ("UPENN-GBM-00001_11_segm.nii.gz", "labels"),
+        ("UPENN-GBM-00001_11_automated_approx_segm.nii.gz", "labels"),
+        ("UCSF-PDGM-0004_T1c_bias.nii.gz", "T1c"),
+        ("UCSF-PDGM-0004_T2_bias.nii.gz", "T2"),
+        ("UCSF-PDGM-0004_SWI.nii.gz", ""),
+        ("BRATS_001_0000.nii.gz", "FLAIR"),
+        ("BRATS_001_0001.nii.gz", "T1"),
+        ("BRATS_001_0002.nii.gz", "T1c"),
+        ("BRATS_001_0003.nii.gz", "T2"),
+        ("BRATS_001_0004.nii.gz", ""),
+        ("BraTS-GLI-0001.nii.gz", ""),
+        # BIDS
+        ("sub-01_ses-1_T1w.nii.gz", "T1"),
+        ("sub-01_T2w.nii.gz", "T2"),
+        ("sub-01_FLAIR.nii.gz", "FLAIR"),
+        ("sub-01_ce-gadolinium_T1w.nii.gz", "T1c"),
+        ("sub-01_ce-gd_T1w.nii.gz", "T1c"),
+        ("sub-01_space-T1w_desc-tumour_dseg.nii.gz", "labels"),
+        # by hand
+        ("patient t1gd.nii.gz", "T1c"),
+        ("T1_CE.NII.GZ", "T1c"),
+        ("T1-post.nii", "T1c"),
+        ("ax T2 FLAIR.nii", "FLAIR"),
+        ("t1.nii", "T1"),
+        ("ünï_中文_t2.nii.gz", "T2"),
+        ("患者t1ce.nii", "T1c"),
+        # the last token counts, wherever else one occurs
+        ("T1_study_004_t2.nii.gz", "T2"),
+        ("FLAIR-trial_17_t1c.nii.gz", "T1c"),
+        ("t2_patient_t1.nii.gz", "T1"),
+        # label maps win, but a brain mask is none
+        ("patient_t1c_seg.nii.gz", "labels"),
+        ("mask_of_t2.nii.gz", "labels"),
+        ("brain_mask.nii.gz", ""),
+        ("t1_brain_mask.nii.gz", ""),
+        # not a token
+        ("t1cat.nii", ""),
+        ("patientt1.nii", ""),
+        ("segment.nii", ""),
+        ("t10.nii.gz", ""),
+        ("readme.nii", ""),
+        # not a NIfTI name
+        ("t1.mha", ""),
+        ("t1.nii.txt", ""),
+        ("t1", ""),
+        (".nii", ""),
+        ("t1.img", ""),
+    ],
+)
+def test_names(name: str, kind: str) -> None:
+    found = match_files([Path("somewhere") / name])
+    assert [*found.images, *(["labels"] if found.labels else [])] == ([kind] if kind else [])
+
+
+def test_every_token_of_the_set_is_recognised() -> None:
+    for modality in BRATS:
+        for token in modality.tokens:
+            for spelling in (token, token.upper()):
+                assert list(match_files([f"x_{spelling}.nii"]).images) == [modality.name]
+
+
+def test_order_does_not_matter_and_the_set_s_order_results() -> None:
+    names = ["c-t1n.nii", "c-t2f.nii", "c-seg.nii", "c-t2w.nii", "c-t1c.nii", "notes.txt", "c-dwi.nii"]
+    expected = match_files(names)
+    assert tuple(expected.images) == BRATS.names
+    assert expected.labels == Path("c-seg.nii")
+    for seed in range(5):
+        random.Random(seed).shuffle(names)
+        assert match_files(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "case"),
+    [
+        (["BraTS-SSA-00080-000-t1c.nii.gz", "BraTS-SSA-00080-000-seg.nii.gz"], "BraTS-SSA-00080-000"),
+        (["patient t1gd.nii.gz"], "patient"),
+        (["patient_T1_CE.nii", "patient_T2.nii", "other_words_seg.nii"], "patient"),
+        (["BRATS_001_0000.nii.gz", "BRATS_001_0001.nii.gz"], "BRATS_001"),
+        (["t1.nii", "t2.nii"], "folder"),
+        (["a_t1.nii", "b_t2.nii"], "folder"),
+    ],
+)
+def test_the_case_s_name(names: list[str], case: str) -> None:
+    assert match_files([Path("folder") / name for name in names]).name == case
+
+
+def test_other_modality_sets() -> None:
+    both = ModalitySet((Modality("CT", ("ct1",)), *ModalitySet.named(["T2"])))
+    found = match_files(["x_ct.nii", "x_t2.nii", "x_t1.nii", "x_0001.nii"], both)
+    assert list(found.images) == ["CT", "T2"]
+    assert list(match_files(["x_0003.nii"], both).images) == ["T2"]
+
+
+def test_two_files_for_one_sequence_are_both_named() -> None:
+    with pytest.raises(InputError, match=r"a_t1\.nii and b_t1\.nii look like T1\.") as caught:
+        match_files(["b_t1.nii", "a_t1.nii", "a_t2.nii"])
+    assert caught.value.code == "ambiguous"
+
+
+# --- folders ---------------------------------------------------------------------------------------
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_find_case(files: CaseFiles) -> None:
+    assert files.labels is not None
+    assert find_case(files.labels.parent) == files
+    assert find_case(str(files.labels.parent)) == files
+
+
+def test_find_case_skips_what_is_hidden_and_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "x_t1.nii", "._x_t1.nii", ".tmp-12-x_t1.nii.gz", "x_t2.nii/x_t2.nii")
+    assert find_case(tmp_path).images == {"T1": tmp_path / "x_t1.nii"}
+
+
+def test_find_cases_in_a_folder_of_cases(tmp_path: Path) -> None:
+    touch(tmp_path, "b/b-t1n.nii.gz", "a/a-t1c.nii.gz", "a/a-seg.nii.gz", "notes.txt", "c/readme.md")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found] == ["a", "b"]
+    assert found[0].labels == tmp_path / "a" / "a-seg.nii.gz"
+    assert found == find_cases(str(tmp_path))
+
+
+def test_find_cases_in_nested_folders(tmp_path: Path) -> None:
+    """BraTS 2018 sorts its cases into HGG and LGG."""
+    touch(tmp_path, "LGG/Brats18_A_1/Brats18_A_1_t1.nii.gz", "HGG/Brats18_B_1/Brats18_B_1_t1.nii.gz")
+    touch(tmp_path, "HGG/.hidden/x_t1.nii", "__MACOSX/HGG/x/x_t1.nii")
+    assert [case.name for case in find_cases(tmp_path)] == ["Brats18_A_1", "Brats18_B_1"]
+
+
+def test_find_cases_takes_a_single_case(tmp_path: Path) -> None:
+    touch(tmp_path, "t1.nii", "t2.nii", "sub/t1.nii")
+    (found,) = find_cases(tmp_path)
+    assert found.name == tmp_path.name
+    assert list(found.images) == ["T1", "T2"]
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+def test_read_case(files: CaseFiles) -> None:
+    case = read_case(files)
+    assert case.name == "case-1"
+    assert tuple(case.volumes) == BRATS.names
+    assert case.subset == BRATS.full
+    assert case.shape == SMALL
+    np.testing.assert_array_equal(case.affine, AFFINE)
+    images, labels = phantom(SMALL)
+    for name, image in images.items():
+        np.testing.assert_array_equal(case.volumes[name].data, image)
+        assert case.volumes[name].path == files.images[name]
+    np.testing.assert_array_equal(read_case_labels(files, case).data, labels)
+
+
+@pytest.mark.parametrize("subset", BRATS.subsets(), ids=str)
+def test_any_subset_can_be_read(subset: object, files: CaseFiles) -> None:
+    present = subset.present  # type: ignore[attr-defined]
+    some = CaseFiles("x", {name: files.images[name] for name in reversed(present)}, None)
+    case = read_case(some)
+    assert tuple(case.volumes) == present
+    assert case.subset == subset
+
+
+def test_a_sequence_that_the_set_does_not_know(files: CaseFiles) -> None:
+    with pytest.raises(ConfigError, match="T1c"):
+        read_case(files, ModalitySet.named(["FLAIR", "T1", "T2"]))
+
+
+def test_without_and_only(files: CaseFiles) -> None:
+    case = read_case(files)
+    assert case.without("T1", "T2").subset.present == ("FLAIR", "T1c")
+    assert case.only("T2", "FLAIR").subset.present == ("FLAIR", "T2")
+    assert case.without().subset == case.subset
+    assert case.without("T1").without("T1").subset.missing == ("T1",), "what is missing can be left out again"
+    assert case.subset == BRATS.full, "the case itself stays as it is"
+    assert case.only("T1").volumes["T1"] is case.volumes["T1"]
+    for act in (case.without, case.only):
+        with pytest.raises(ConfigError, match="CT"):
+            act("CT")
+
+
+def test_grids_within_the_tolerance_are_one(files: CaseFiles) -> None:
+    volume = read_volume(files.images["T1"])
+    for shift, accepted in ((0.0009, True), (0.0011, False)):
+        affine = volume.affine.copy()
+        affine[1, 3] += shift
+        pair = {"T1": volume, "T2": Volume(volume.data, affine)}
+        if accepted:
+            require_same_grid(pair)
+        else:
+            with pytest.raises(InputError, match="T2: 16 × 18 × 17"):
+                require_same_grid(pair)
+
+
+def test_a_tilt_that_moves_only_distant_voxels_is_noticed(files: CaseFiles) -> None:
+    volume = read_volume(files.images["T1"])
+    affine = volume.affine.copy()
+    affine[0, 1] += 0.0005  # within the tolerance as a number, 8 µm at the far end
+    with pytest.raises(InputError):
+        require_same_grid({"T1": volume, "T2": Volume(volume.data, affine)})
+
+
+# --- the synthetic case ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_phantom(seed: int) -> None:
+    images, labels = phantom(seed=seed)
+    assert tuple(images) == BRATS.names
+    assert set(np.unique(labels)) == {0, *LABELS.values()}
+    assert labels.dtype == np.uint8
+    brain = images["T1"] > 0
+    assert 0.2 < brain.mean() < 0.6
+    assert not brain[[0, -1]].any()
+    for image in images.values():
+        assert image.dtype == np.float32
+        assert image.shape == labels.shape == (48, 56, 40)
+        np.testing.assert_array_equal(image > 0, brain)
+    assert brain[labels > 0].all()
+
+
+def test_phantom_contrasts() -> None:
+    """What a radiologist would look for is there: the rim on T1c, the oedema on FLAIR."""
+    images, labels = phantom()
+    healthy = (labels == 0) & (images["T1"] > 0)
+    rim, oedema = labels == LABELS["rim"], labels == LABELS["oedema"]
+    assert images["T1c"][rim].mean() > 1.5 * images["T1"][rim].mean()
+    assert images["FLAIR"][oedema].mean() > 1.4 * images["FLAIR"][healthy].mean()
+    assert abs(images["T1c"][healthy].mean() / images["T1"][healthy].mean() - 1) < 0.1
+
+
+def test_phantoms_repeat_and_differ() -> None:
+    first, second, other = phantom(SMALL, 1), phantom(SMALL, 1), phantom(SMALL, 2)
+    np.testing.assert_array_equal(first[0]["T2"], second[0]["T2"])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert not np.array_equal(first[1], other[1])
+
+
+def test_write_phantom(tmp_path: Path) -> None:
+    affine = np.diag([2.0, 2, 3, 1])
+    found = write_phantom(tmp_path, "p", shape=SMALL, seed=3, affine=affine, present=("T2", "T1c"))
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "p-seg.nii.gz",
+        "p-t1c.nii.gz",
+        "p-t2w.nii.gz",
+    ]
+    assert find_case(tmp_path / "p") == found
+    case = read_case(found)
+    assert isinstance(case, Case)
+    assert case.subset.present == ("T1c", "T2")
+    assert case.volumes["T2"].spacing == (2, 2, 3)
+    assert found.labels is not None
+    np.testing.assert_array_equal(read_labels(found.labels).data, phantom(SMALL, 3)[1])

@@ -1,0 +1,316 @@
+"""A file that this package writes holds the old content or the new, whatever happens in between."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m3ae_core.errors import OutputError
+from m3ae_core.files import atomic_write, ensure_writable, sha256, write_json, write_text
+
+OLD, NEW = b"old " * 1000, b"new " * 2000
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "result.nii.gz"
+    path.write_bytes(OLD)
+    return path
+
+
+def put(content: bytes) -> Callable[[Path], None]:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    return write
+
+
+def half_then(error: BaseException) -> Callable[[Path], None]:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(NEW[: len(NEW) // 2])
+        raise error
+
+    return write
+
+
+def assert_untouched(target: Path) -> None:
+    assert target.read_bytes() == OLD
+    assert list(target.parent.iterdir()) == [target], "a temporary file was left behind"
+
+
+def test_replaces_and_creates(target: Path) -> None:
+    assert atomic_write(target, put(NEW)) == target
+    assert target.read_bytes() == NEW
+    fresh = target.with_name("fresh.json")
+    atomic_write(fresh, put(OLD))
+    assert fresh.read_bytes() == OLD
+    assert set(target.parent.iterdir()) == {target, fresh}
+
+
+def test_the_temporary_file_keeps_folder_and_suffixes(target: Path) -> None:
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        assert target.read_bytes() == OLD, "the old content must stay until the new one is complete"
+        temporary.write_bytes(NEW)
+
+    atomic_write(target, write)
+    assert seen[0].parent == target.parent
+    assert seen[0].suffixes[-2:] == [".nii", ".gz"]
+    assert seen[0].name.startswith(".")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_an_error_while_writing_keeps_the_old_file(code: int, target: Path) -> None:
+    with pytest.raises(OutputError, match=os.strerror(code)) as caught:
+        atomic_write(target, half_then(OSError(code, os.strerror(code))))
+    assert caught.value.code == "write-failed"
+    assert caught.value.path == target
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("inline_container.cc"), MemoryError(), KeyboardInterrupt()])
+def test_other_errors_pass_but_leave_nothing(error: BaseException, target: Path) -> None:
+    with pytest.raises(type(error)):
+        atomic_write(target, half_then(error))
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_failing_last_step_keeps_the_old_file(
+    step: str, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(*{"replace": (Path, "replace", fail), "fsync": (os, "fsync", fail)}[step])
+    with pytest.raises(OutputError, match="Input/output error"):
+        atomic_write(target, put(NEW))
+    assert_untouched(target)
+
+
+def test_a_writer_that_writes_nothing_is_an_error(target: Path) -> None:
+    with pytest.raises(OutputError):
+        atomic_write(target, lambda _: None)
+    assert_untouched(target)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX descriptors")
+def test_content_reaches_the_disk_before_the_rename(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(handle: int) -> None:
+        order.append("sync folder" if os.fstat(handle).st_mode & 0o040000 else "sync file")
+        fsync(handle)
+
+    def watched_replace(self: Path, other: Path) -> Path:
+        order.append("rename")
+        return replace(self, other)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    atomic_write(target, put(NEW))
+    assert order == ["sync file", "rename", "sync folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX folders")
+def test_a_folder_that_cannot_be_synced_is_no_failure(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network file systems refuse it; by then the file is complete."""
+    fsync = os.fsync
+
+    def refuse_folders(handle: int) -> None:
+        if os.fstat(handle).st_mode & 0o040000:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    atomic_write(target, put(NEW))
+    assert target.read_bytes() == NEW
+
+
+def test_two_threads_do_not_share_a_temporary_file(target: Path) -> None:
+    barrier = threading.Barrier(2)
+    failures: list[Exception] = []
+
+    def run(content: bytes) -> None:
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(content)
+            barrier.wait(10)
+
+        try:
+            atomic_write(target, write)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(content,)) for content in (OLD, NEW)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not failures
+    assert target.read_bytes() in (OLD, NEW)
+    assert list(target.parent.iterdir()) == [target]
+
+
+# --- where nothing can be written ------------------------------------------------------------------
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="gone") as caught:
+        ensure_writable(tmp_path / "gone" / "a.nii")
+    assert caught.value.code == "not-writable"
+    with pytest.raises(OutputError):
+        write_text(tmp_path / "gone" / "a.txt", "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_file_s_place(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").mkdir()
+    with pytest.raises(OutputError, match="folder"):
+        atomic_write(tmp_path / "a.nii", put(NEW))
+    with pytest.raises(OutputError):
+        ensure_writable(Path())
+
+
+def test_a_folder_without_permission(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="not writable"):
+        atomic_write(target, put(NEW))
+    monkeypatch.undo()
+    assert_untouched(target)
+
+
+def test_a_name_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        atomic_write(tmp_path / ("x" * 5000), put(NEW))
+
+
+def test_an_ordinary_place_is_writable(target: Path) -> None:
+    ensure_writable(target)
+    ensure_writable(target.with_name("new.nii"))
+    assert_untouched(target)
+
+
+# --- text, JSON, sums ------------------------------------------------------------------------------
+
+
+def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
+    content = {"name": "Ångström → 中文", "values": [1, 2.5, None]}
+    path = write_json(tmp_path / "a.json", content)
+    assert json.loads(path.read_text("utf-8")) == content
+    assert "中文" in path.read_text("utf-8")
+    assert write_text(tmp_path / "a.txt", "é\n").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(target: Path) -> None:
+    with pytest.raises(TypeError):
+        write_json(target, {"tensor": object()})
+    assert_untouched(target)
+
+
+def test_sha256(target: Path) -> None:
+    assert sha256(target) == hashlib.sha256(OLD).hexdigest()
+
+
+# --- real failures, in a process of their own ------------------------------------------------------
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from m3ae_core.files import atomic_write
+target = Path(sys.argv[1])
+turn = 0
+while True:
+    turn += 1
+    content = bytes([65 + turn % 2]) * 3_000_000
+    def write(temporary):
+        with temporary.open("wb") as stream:
+            for start in range(0, len(content), 100_000):
+                stream.write(content[start : start + 100_000])
+                stream.flush()
+                if turn == 1 and start == 1_000_000:
+                    print("half", flush=True)
+                    if sys.argv[2] == "wait":
+                        sys.stdin.read()
+    atomic_write(target, write)
+    if turn == 2:
+        print("twice", flush=True)
+"""
+
+
+def start(target: Path, mode: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    return subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(target), mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate(timeout=20)
+    if os.name == "posix":
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_halfway_through_the_first_write(target: Path) -> None:
+    process = start(target, "wait")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+    finally:
+        end(process)
+    assert target.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0031, 0.0073, 0.0117, 0.0193])
+def test_killed_at_any_moment(delay: float, target: Path) -> None:
+    process = start(target, "go")
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["half\n", "twice\n"]
+        time.sleep(delay)
+    finally:
+        end(process)
+    content = target.read_bytes()
+    assert len(content) == 3_000_000
+    assert content in (b"A" * 3_000_000, b"B" * 3_000_000)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
+def test_a_real_limit_on_the_file_s_size(target: Path) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from m3ae_core.errors import OutputError\n"
+        "from m3ae_core.files import atomic_write\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    atomic_write(Path(sys.argv[1]), lambda temporary: temporary.write_bytes(bytes(200_000)))\n"
+        "except OutputError as error:\n"
+        "    print(error.code)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stdout == "write-failed\n", done.stderr
+    assert_untouched(target)

@@ -1,0 +1,459 @@
+"""What is read is what was stored, and what is written comes back."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import struct
+from itertools import pairwise, permutations, product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m3ae_core.data.affine import contradict, describe, flaw, largest_shift
+from m3ae_core.data.volume import Volume, read_labels, read_volume, write_image, write_labels
+from m3ae_core.errors import InputError, OutputError
+
+SHAPE = (5, 6, 7)
+LPS = np.array([[-1.0, -0.0, -0.0, -0.0], [-0.0, -1.0, -0.0, 239.0], [0.0, 0.0, 1.0, 0.0], [0, 0, 0, 1]])
+AFRICA = np.array([[1.0, 0.0, -0.0, -0.0], [0.0, 1.0, -0.0, 239.0], [0.0, 0.0, 1.0, 0.0], [0, 0, 0, 1]])
+COARSE = np.array([[-2.0, 0, 0, 0.5], [0, -2, 0, 238.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
+AFFINES = {"BraTS": LPS, "BraTS-Africa": AFRICA, "2 mm": COARSE, "identity": np.eye(4)}
+
+
+def voxels(dtype: Any = "int16") -> np.ndarray:
+    """Values 0 to 99; no two neighbours agree, so that no permutation of axes goes unnoticed."""
+    return (np.arange(np.prod(SHAPE)).reshape(SHAPE) % 100).astype(dtype)
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray = LPS, kind: Any = nib.Nifti1Image) -> Path:
+    """Write with nibabel, i.e. not with the code under test."""
+    nib.save(kind(data, affine, dtype=data.dtype), path)
+    return path
+
+
+def oblique(
+    angles: tuple[float, ...] = (0.3, -0.2, 0.1), spacing: tuple[float, ...] = (1, 0.9, 2.5)
+) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = nib.eulerangles.euler2mat(*angles) @ np.diag(spacing)
+    affine[:3, 3] = (-90.3, 126.7, -71.9)
+    return affine
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "<i2", ">i2", "u2", "<i4", "u4", "i8", "u8", "<f4", ">f4", "<f8", ">f8"]
+)
+def test_reads_every_real_type(dtype: str, kind: Any, ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"a{ending}", voxels(dtype), kind=kind)
+    volume = read_volume(path)
+    assert volume.data.dtype == np.float32
+    assert volume.path == path
+    np.testing.assert_array_equal(volume.data, voxels())
+    np.testing.assert_array_equal(volume.affine, LPS)
+    np.testing.assert_array_equal(read_labels(path).data, voxels())
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+def test_reads_both_byte_orders(kind: Any, order: str, tmp_path: Path) -> None:
+    header = kind(endianness=order)
+    image_kind = nib.Nifti1Image if kind is nib.Nifti1Header else nib.Nifti2Image
+    image = image_kind(voxels(), LPS, header=header)
+    path = tmp_path / "a.nii"
+    path.write_bytes(image.to_bytes())
+    stored_size = struct.unpack(order + "i", path.read_bytes()[:4])[0]
+    assert stored_size in {348, 540}
+    np.testing.assert_array_equal(read_volume(path).data, voxels())
+
+
+@pytest.mark.parametrize(
+    ("slope", "inter", "expected"),
+    [(2.0, 5.0, (2, 5)), (-1.0, 0.0, (-1, 0)), (0.5, 0.0, (0.5, 0)), (0.0, 7.0, (1, 0)), (np.nan, 7.0, (1, 0)),
+     (np.inf, 0.0, (1, 0)), (np.nan, np.nan, (1, 0)), (1.0, 0.0, (1, 0))],
+)  # fmt: skip
+def test_scaling(slope: float, inter: float, expected: tuple[float, float], tmp_path: Path) -> None:
+    content = bytearray(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    struct.pack_into("<2f", content, 112, slope, inter)
+    path = tmp_path / "a.nii"
+    path.write_bytes(content)
+    data = read_volume(path).data
+    assert data.dtype == np.float32
+    np.testing.assert_allclose(data, voxels("f8") * expected[0] + expected[1])
+
+
+def test_agrees_with_nibabel(tmp_path: Path) -> None:
+    """An independent reading of an oblique, anisotropic, scaled image."""
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(200, 50, SHAPE), oblique())
+    image.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "a.nii.gz")
+    theirs, ours = nib.load(tmp_path / "a.nii.gz"), read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(ours.data, theirs.get_fdata(), rtol=1e-6)
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+    assert ours.shape == SHAPE
+    assert ours.spacing == pytest.approx((1, 0.9, 2.5))
+
+
+@pytest.mark.parametrize("dims", [(1,), (1, 1), (1, 1, 1, 1)])
+def test_trailing_axes_of_length_one_are_dropped(dims: tuple[int, ...], tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", voxels().reshape(*SHAPE, *dims))
+    np.testing.assert_array_equal(read_volume(path).data, voxels())
+
+
+def test_the_content_decides_whether_a_file_is_compressed(tmp_path: Path) -> None:
+    content = nib.Nifti1Image(voxels(), LPS).to_bytes()
+    for name, stored in {"a.nii.gz": content, "b.nii": gzip.compress(content), "c": content}.items():
+        (tmp_path / name).write_bytes(stored)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, voxels())
+
+
+@pytest.mark.parametrize("padding", [bytes(1000), bytes(2**20)], ids=["short", "long"])
+def test_padding_after_the_voxels_is_legal(padding: bytes, tmp_path: Path) -> None:
+    content = nib.Nifti1Image(voxels(), LPS).to_bytes()
+    variants = (
+        content + padding,
+        gzip.compress(content + padding),
+        gzip.compress(content) + padding,
+        gzip.compress(content) + b"garbage",
+    )
+    for stored in variants:
+        (tmp_path / "a.nii").write_bytes(stored)
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").data, voxels())
+
+
+@pytest.mark.parametrize("members", [2, 7])
+def test_concatenated_gzip_members(members: int, tmp_path: Path) -> None:
+    """bgzip and some scanners write a file in several gzip members."""
+    content = nib.Nifti1Image(voxels(), LPS).to_bytes()
+    cuts = np.linspace(0, len(content), members + 1).astype(int)
+    parts = [gzip.compress(content[start:stop]) for start, stop in pairwise(cuts)]
+    (tmp_path / "a.nii.gz").write_bytes(b"".join(parts))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").data, voxels())
+
+
+def test_a_stream_larger_than_the_reader_s_chunks(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 1000, (96, 96, 96)).astype(np.int32)  # 3.4 MiB
+    data[40:60] = 0  # and a part that inflates a hundredfold
+    for name in ("a.nii", "a.nii.gz"):
+        save(tmp_path / name, data)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, data)
+
+
+def test_a_file_that_is_all_padding_after_inflation_of_zeros(tmp_path: Path) -> None:
+    """4 MiB of zeros in 4 kB: everything comes out of zlib after the last byte went in."""
+    data = np.zeros((128, 128, 256), np.uint8)
+    data[-1, -1, -1] = 1
+    path = save(tmp_path / "a.nii.gz", data)
+    np.testing.assert_array_equal(read_labels(path).data, data)
+
+
+def test_extensions_are_skipped(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(voxels(), LPS)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"PATIENT NAME"))
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").data, voxels())
+
+
+def test_unknown_units_mean_millimetres(tmp_path: Path) -> None:
+    for units in (0, 2, 4, 5, 7, 2 + 8):
+        content = bytearray(nib.Nifti1Image(voxels(), LPS).to_bytes())
+        content[123] = units
+        (tmp_path / "a.nii").write_bytes(content)
+        assert read_volume(tmp_path / "a.nii").spacing == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 0), (0, 1), (2, 1), (4, 4)])
+def test_either_form_gives_the_affine(sform: int, qform: int, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(voxels(), None)
+    image.set_sform(oblique(), sform)
+    image.set_qform(oblique(), qform)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, oblique(), atol=1e-4)
+
+
+def test_the_sform_wins_where_the_head_was_registered(tmp_path: Path) -> None:
+    moved = LPS.copy()
+    moved[:3, 3] += (3, -2, 8)
+    image = nib.Nifti1Image(voxels(), LPS)
+    image.set_sform(moved, 2)
+    image.set_qform(LPS, 1)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").affine, moved)
+
+
+def test_flawed_voxel_sizes_do_not_matter_beside_an_sform(tmp_path: Path) -> None:
+    """pixdim[0] (qfac) is 0 in many files, and sizes may be negative; the affine is what counts."""
+    content = bytearray(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    struct.pack_into("<4f", content, 76, 0, -1, 1, 0)
+    (tmp_path / "a.nii").write_bytes(content)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").affine, LPS)
+
+
+def test_reading_prints_and_logs_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """nibabel reports repaired headers on stderr."""
+    content = bytearray(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    struct.pack_into("<2f", content, 76, 0, -1)
+    (tmp_path / "a.nii").write_bytes(content)
+    with caplog.at_level(logging.WARNING, "nibabel"):
+        read_volume(tmp_path / "a.nii")
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.name.startswith("nibabel")]
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.nii", "ünï→中文🧠.nii.gz", "a'b\"$(x);&.nii", "-rf.nii", "x.NII.GZ"]
+)
+def test_odd_names(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    np.testing.assert_array_equal(read_volume(path).data, voxels())
+    assert read_volume(str(path)).path == path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
+def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.nii"))
+    try:
+        path.write_bytes(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    except OSError:
+        pytest.skip("this file system wants Unicode")
+    np.testing.assert_array_equal(read_volume(path).data, voxels())
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"caf.*not a NIfTI image") as caught:
+        read_volume(path)
+    str(caught.value).encode("utf-8")
+
+
+# --- label maps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "i8", "f4", "f8"])
+def test_labels_become_uint8(dtype: str, tmp_path: Path) -> None:
+    data = np.zeros(SHAPE, dtype)
+    data[1:4, 1:4, 1:4] = 4
+    data[2, 2, 2] = 255
+    labels = read_labels(save(tmp_path / "a.nii.gz", data))
+    assert labels.data.dtype == np.uint8
+    np.testing.assert_array_equal(labels.data, data)
+
+
+def test_nearly_integers_are_rounded_not_cut(tmp_path: Path) -> None:
+    data = np.zeros(SHAPE, "f4")
+    data[0, 0, :4] = (0.9995, 2.0005, 3.9999, -0.0001)
+    labels = read_labels(save(tmp_path / "a.nii", data)).data
+    assert labels[0, 0, :4].tolist() == [1, 2, 4, 0]
+
+
+def test_labels_that_nibabel_rescaled_on_saving(tmp_path: Path) -> None:
+    """A float array saved with a uint8 header comes back as 1.0039 …; that must not pass for labels."""
+    labels = np.zeros(SHAPE)
+    labels[0, 0, :3] = (1, 2, 4)
+    image = nib.Nifti1Image(labels, LPS)
+    image.set_data_dtype(np.uint8)
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(InputError, match="not integers"):
+        read_labels(tmp_path / "a.nii")
+
+
+def test_an_empty_label_map_is_legal(tmp_path: Path) -> None:
+    assert not read_labels(save(tmp_path / "a.nii", np.zeros(SHAPE, "u1"))).data.any()
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_labels_come_back_exactly(affine: np.ndarray, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    assert write_labels(path, voxels("u1"), affine) == path
+    back = read_labels(path)
+    np.testing.assert_array_equal(back.data, voxels("u1"))
+    np.testing.assert_array_equal(back.affine, affine)
+    theirs = nib.load(path)
+    np.testing.assert_array_equal(np.asanyarray(theirs.dataobj), voxels("u1"))
+    np.testing.assert_array_equal(theirs.affine, affine)
+    np.testing.assert_allclose(theirs.get_qform(), affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_all_orientations_come_back_exactly(axes: tuple[int, ...], tmp_path: Path) -> None:
+    """48 ways to store a head: 6 orders of the axes, 8 choices of direction."""
+    for signs in product((1, -1), repeat=3):
+        affine = np.eye(4)
+        affine[:3, :3] = (np.diag(signs) * np.array([1.0, 1.5, 3.0]))[:, list(axes)]
+        affine[:3, 3] = (-90, 126.5, -72)
+        back = read_labels(write_labels(tmp_path / "a.nii", voxels("u1"), affine))
+        np.testing.assert_array_equal(back.affine, affine)
+        np.testing.assert_array_equal(back.data, voxels("u1"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=st.tuples(*[st.floats(-3, 3)] * 3),
+    spacing=st.tuples(*[st.floats(0.3, 6)] * 3),
+    origin=st.tuples(*[st.floats(-500, 500)] * 3),
+)
+def test_oblique_affines_survive_within_a_ten_thousandth_of_a_millimetre(
+    angles: Any, spacing: Any, origin: Any, tmp_path: Path
+) -> None:
+    affine = oblique(angles, spacing)
+    affine[:3, 3] = origin
+    once = read_labels(write_labels(tmp_path / "a.nii", voxels("u1"), affine)).affine
+    np.testing.assert_allclose(once, affine, atol=1e-4)
+    again = read_labels(write_labels(tmp_path / "a.nii", voxels("u1"), once)).affine
+    np.testing.assert_array_equal(again, once)
+
+
+@pytest.mark.parametrize("dtype", [bool, "u1", "i4", "i8"])
+def test_any_integer_type_is_written_as_uint8(dtype: Any, tmp_path: Path) -> None:
+    labels = voxels("u1") > 50 if dtype is bool else voxels(dtype)
+    path = write_labels(tmp_path / "a.nii", labels, LPS)
+    assert nib.load(path).get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(read_labels(path).data, labels)
+
+
+def test_memory_order_does_not_matter(tmp_path: Path) -> None:
+    for labels in (np.asfortranarray(voxels("u1")), np.ascontiguousarray(voxels("u1")), voxels("u1")[::-1]):
+        np.testing.assert_array_equal(read_labels(write_labels(tmp_path / "a.nii", labels, LPS)).data, labels)
+
+
+def test_the_header_is_fresh(tmp_path: Path) -> None:
+    """Nothing that a source header may hold about a patient can be in a result."""
+    source = nib.Nifti1Image(voxels(), LPS)
+    source.header["descrip"], source.header["db_name"], source.header["aux_file"] = (
+        b"DOE",
+        b"JOHN",
+        b"1950-01-01",
+    )
+    source.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE, JOHN"))
+    nib.save(source, tmp_path / "source.nii")
+    volume = read_volume(tmp_path / "source.nii")
+    content = write_labels(tmp_path / "DOE.nii", volume.data.astype(np.uint8), volume.affine).read_bytes()
+    assert b"DOE" not in content
+    assert b"JOHN" not in content
+    header = nib.Nifti1Header(content[:348])
+    slope_and_intercept = struct.unpack("<2f", content[112:120])
+    assert slope_and_intercept == (1.0, 0.0)
+    assert header.get_xyzt_units()[0] == "mm"
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (2, 2)
+    assert content[348:352] == bytes(4)
+    assert len(content) == 352 + voxels().size
+    assert not (bytes(header["descrip"]) + bytes(header["aux_file"]) + bytes(header["db_name"])).strip(b"\0")
+
+
+def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write_labels(tmp_path / "a.nii.gz", voxels("u1"), LPS).read_bytes()
+    second = write_labels(tmp_path / "b.nii.gz", voxels("u1"), LPS).read_bytes()
+    assert first == second
+
+
+def test_images_come_back_exactly(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    back = read_volume(write_image(tmp_path / "a.nii.gz", data, LPS))
+    np.testing.assert_array_equal(back.data, data)
+    np.testing.assert_array_equal(back.affine, LPS)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        voxels("f4"),
+        voxels("i2") - 1,
+        voxels("i2") + 200,
+        np.full(SHAPE, 2**32, "i8"),
+        np.zeros((0, 2, 2), "u1"),
+    ],
+    ids=["float", "negative", "too big", "would wrap to 0", "no voxels"],
+)
+def test_refuses_what_is_no_label_map(labels: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.nii") as caught:
+        write_labels(tmp_path / "a.nii", labels, LPS)
+    assert caught.value.code == "labels"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [np.full((4, 4), np.nan), np.zeros((4, 4)), np.eye(3), np.diag([1, 1, 1, 2.0]), np.diag([1e9, 1, 1, 1])],
+    ids=["nan", "zero", "3×3", "projective", "huge"],
+)
+def test_refuses_an_affine_that_could_not_be_read_back(affine: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        write_labels(tmp_path / "a.nii", voxels("u1"), affine)
+    assert caught.value.code == "affine"
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses_other_dimensions_and_endings(tmp_path: Path) -> None:
+    for data, name, code in ((voxels("u1")[0], "a.nii", "affine"), (voxels("u1"), "a.mha", "suffix")):
+        with pytest.raises(OutputError) as caught:
+            write_labels(tmp_path / name, data, LPS)
+        assert caught.value.code == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_labels(tmp_path / "a.nii.gz", voxels("u1"), LPS)
+    old = path.read_bytes()
+
+    def full(self: Path, content: bytes) -> None:
+        with self.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"a\.nii\.gz.*No space left"):
+        write_labels(path, np.zeros(SHAPE, "u1"), LPS)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- affines ---------------------------------------------------------------------------------------
+
+
+def test_flaws_are_told_apart() -> None:
+    shear = np.eye(4)
+    shear[0, 1] = 0.01
+    assert flaw(LPS) == flaw(oblique()) == flaw(np.diag([0.02, 90, 1, 1])) == ""
+    assert "shear" in flaw(shear)
+    assert "mm" in flaw(np.diag([0.001, 1, 1, 1]))
+    assert "not numbers" in flaw(np.full((4, 4), np.inf))
+    assert "origin" in flaw(np.array([[1, 0, 0, 2e5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+
+
+def test_contradictions() -> None:
+    assert not contradict(LPS, LPS)
+    assert not contradict(LPS, LPS @ np.diag([1.005, 1, 1, 1]))
+    assert contradict(LPS, LPS @ np.diag([1.02, 1, 1, 1]))
+    assert contradict(LPS, AFRICA)
+
+
+def test_the_largest_shift_is_that_of_the_worst_voxel() -> None:
+    other = oblique((0.31, -0.2, 0.1))
+    indices = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1).reshape(-1, 3)
+    homogeneous = np.c_[indices, np.ones(len(indices))]
+    shifts = np.linalg.norm(homogeneous @ (oblique() - other).T, axis=1)
+    assert largest_shift(oblique(), other, SHAPE) == pytest.approx(shifts.max())
+    assert largest_shift(LPS, LPS, SHAPE) == 0
+
+
+def test_geometry_in_words() -> None:
+    assert describe(LPS) == "LPS, 1 × 1 × 1 mm, origin (0, 239, 0)"
+    volume = Volume(voxels("f4"), COARSE)
+    assert volume.spacing == (2, 2, 2)
+    assert volume.shape == SHAPE
+    assert volume.path is None

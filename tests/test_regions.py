@@ -1,0 +1,185 @@
+"""Labels become regions and come back; what is ambiguous is never guessed."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.regions import (
+    BRATS_2021,
+    BRATS_2023,
+    COLOURS,
+    ENHANCING,
+    ET,
+    MSD,
+    NECROSIS,
+    OEDEMA,
+    REGIONS,
+    SCHEMES,
+    TC,
+    WT,
+    LabelScheme,
+    decode,
+    detect_scheme,
+    encode,
+    regions_named,
+    scheme_named,
+)
+
+ALL_SCHEMES = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
+
+
+def maps(scheme: LabelScheme) -> st.SearchStrategy[np.ndarray]:
+    return hnp.arrays(np.uint8, SHAPES, elements=st.sampled_from(sorted(scheme.allowed)))
+
+
+def powerset(values: list[int]) -> list[tuple[int, ...]]:
+    return list(chain.from_iterable(combinations(values, size) for size in range(len(values) + 1)))
+
+
+def test_the_schemes_are_those_of_the_releases() -> None:
+    """Numbers as published: BraTS 2017-2021, BraTS 2023-, MSD Task01."""
+    table = {
+        scheme.name: [scheme.value(t) for t in (NECROSIS, OEDEMA, ENHANCING)] for scheme in SCHEMES.values()
+    }
+    assert table == {"brats2021": [1, 2, 4], "brats2023": [1, 2, 3], "msd": [2, 1, 3]}
+    assert BRATS_2021.allowed == {0, 1, 2, 4}
+    assert BRATS_2023.allowed == MSD.allowed == {0, 1, 2, 3}
+    assert set(COLOURS) == {NECROSIS, OEDEMA, ENHANCING}
+
+
+def test_the_regions_are_nested() -> None:
+    assert ET.tissues < TC.tissues < WT.tissues
+    assert [region.name for region in REGIONS] == ["WT", "TC", "ET"]
+
+
+def test_encode_by_hand() -> None:
+    labels = np.array([[[0, 1, 2, 4]]], np.uint8)
+    masks = encode(labels, BRATS_2021)
+    assert masks.dtype == bool
+    assert masks.shape == (3, 1, 1, 4)
+    assert masks[:, 0, 0].astype(int).tolist() == [[0, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]]
+    assert encode(np.array([[[1, 2]]]), MSD)[1, 0, 0].tolist() == [False, True]
+
+
+@given(st.data())
+@ALL_SCHEMES
+def test_encode_then_decode_is_the_identity(scheme: LabelScheme, data: st.DataObject) -> None:
+    labels = data.draw(maps(scheme))
+    masks = encode(labels, scheme)
+    back = decode(masks, scheme)
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, labels)
+    assert (masks[2] <= masks[1]).all()
+    assert (masks[1] <= masks[0]).all()
+
+
+@given(st.data())
+@ALL_SCHEMES
+def test_decode_then_encode_makes_any_masks_nested(scheme: LabelScheme, data: st.DataObject) -> None:
+    masks = data.draw(
+        hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4).map(lambda s: (3, *s)))
+    )
+    nested = encode(decode(masks, scheme), scheme)
+    np.testing.assert_array_equal(nested[2], masks[2])
+    np.testing.assert_array_equal(nested[1], masks[1] | masks[2])
+    np.testing.assert_array_equal(nested[0], masks.any(axis=0))
+
+
+@given(st.data())
+def test_a_label_map_can_change_its_scheme(data: st.DataObject) -> None:
+    labels = data.draw(maps(BRATS_2021))
+    for scheme in (BRATS_2023, MSD):
+        there = decode(encode(labels, BRATS_2021), scheme)
+        np.testing.assert_array_equal(decode(encode(there, scheme), BRATS_2021), labels)
+        np.testing.assert_array_equal(there == scheme.value(OEDEMA), labels == 2)
+
+
+def test_the_order_of_the_regions_is_free() -> None:
+    labels = np.array([[[0, 1, 2, 3]]], np.uint8)
+    order = (ET, WT, TC)
+    np.testing.assert_array_equal(encode(labels, BRATS_2023, order), encode(labels, BRATS_2023)[[2, 0, 1]])
+    np.testing.assert_array_equal(decode(encode(labels, BRATS_2023, order), BRATS_2023, order), labels)
+
+
+def test_fewer_regions_tell_fewer_tissues_apart() -> None:
+    labels = np.array([[[0, 1, 2, 3]]], np.uint8)
+    assert decode(encode(labels, BRATS_2023, (WT,)), BRATS_2023, (WT,)).ravel().tolist() == [0, 2, 2, 2]
+    assert decode(encode(labels, BRATS_2023, (TC, ET)), BRATS_2023, (TC, ET)).ravel().tolist() == [0, 1, 0, 3]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64, np.uint16])
+def test_any_integer_type(dtype: type) -> None:
+    labels = np.array([[[0, 1, 2, 3]]])
+    np.testing.assert_array_equal(
+        encode(labels.astype(dtype), BRATS_2023), encode(labels.astype(np.uint8), BRATS_2023)
+    )
+
+
+@ALL_SCHEMES
+def test_unknown_labels_are_counted(scheme: LabelScheme) -> None:
+    labels = np.zeros((2, 2, 2), np.int16)
+    labels[0] = 7
+    labels[1, 0, 0] = -1
+    with pytest.raises(InputError, match=r"-1 \(1 voxels\), 7 \(4 voxels\)") as caught:
+        encode(labels, scheme)
+    assert caught.value.code == "labels-unknown"
+
+
+def test_a_scheme_is_not_taken_for_another() -> None:
+    for scheme, foreign in ((BRATS_2021, 3), (BRATS_2023, 4), (MSD, 4)):
+        with pytest.raises(InputError):
+            encode(np.full((1, 1, 1), foreign, np.uint8), scheme)
+
+
+# --- which scheme is it? ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", powerset([0, 1, 2]))
+def test_label_4_means_brats_up_to_2021(values: tuple[int, ...]) -> None:
+    assert detect_scheme([*values, 4]) is BRATS_2021
+    assert detect_scheme(np.array([*values, 4])) is BRATS_2021
+
+
+@pytest.mark.parametrize("values", powerset([0, 1, 2, 3]))
+def test_everything_below_4_is_ambiguous(values: tuple[int, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        detect_scheme(values)
+    assert caught.value.code == "scheme-ambiguous"
+    assert all(name in caught.value.fix for name in SCHEMES)
+
+
+def test_numbers_of_numpy_are_shown_as_numbers() -> None:
+    with pytest.raises(InputError, match=r"values \[1, 3\] are"):
+        detect_scheme(np.unique([0, 1, 3]))
+
+
+@pytest.mark.parametrize("values", [(5,), (0, 1, 2, 3, 4), (3, 4), (-1, 4), (0, 255), (10, 1)])
+def test_values_of_no_scheme(values: tuple[int, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        detect_scheme(values)
+    assert caught.value.code == "labels-unknown"
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+def test_regions_by_name() -> None:
+    assert regions_named(["ET", "WT"]) == (ET, WT)
+    assert regions_named(name for name in ("WT", "TC", "ET")) == REGIONS
+    with pytest.raises(ConfigError, match=r"'NET'.*WT, TC, ET"):
+        regions_named(["WT", "NET"])
+
+
+def test_schemes_by_name() -> None:
+    for name, scheme in SCHEMES.items():
+        assert scheme_named(name) is scheme
+    with pytest.raises(ConfigError, match=r"'brats'.*brats2021"):
+        scheme_named("brats")
