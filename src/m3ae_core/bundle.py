@@ -108,10 +108,15 @@ def read_card(folder: Path) -> dict[str, Any]:
             code="no-bundle",
         ) from error
     except ValueError as error:
-        raise BundleError("bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format") from error
+        raise BundleError(
+            "bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BundleError(
-            "bundle.json is not of a format this version knows.", "Update napari-m3ae.", path=folder, code="format"
+            "bundle.json is not of a format this version knows.",
+            "Update napari-m3ae.",
+            path=folder,
+            code="format",
         )
     return content
 
@@ -128,9 +133,13 @@ def load_bundle(folder: Path | str) -> Bundle:
     content = read_card(folder)
     try:
         config = ModelConfig.model_validate(content["model"])
-        hashes = {name: str(content["sha256"][name]) for name in ("weights.safetensors", "substitute.safetensors")}
+        hashes = {
+            name: str(content["sha256"][name]) for name in ("weights.safetensors", "substitute.safetensors")
+        }
     except (ValidationError, KeyError, TypeError) as error:
-        raise BundleError("bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format") from error
+        raise BundleError(
+            "bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format"
+        ) from error
     path = folder / "weights.safetensors"
     weights = load_tensors(path, hashes[path.name])
     image_path = folder / "substitute.safetensors"
@@ -138,7 +147,9 @@ def load_bundle(folder: Path | str) -> Bundle:
     expected = (len(config.modalities), *config.grid.shape)
     if image is None or tuple(image.shape) != expected:
         raise BundleError(
-            f"The substitute image is not of the template's shape {expected}.", "Copy the bundle again.", path=image_path
+            f"The substitute image is not of the template's shape {expected}.",
+            "Copy the bundle again.",
+            path=image_path,
         )
     return Bundle(
         config,

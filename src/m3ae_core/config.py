@@ -25,7 +25,12 @@ Shape = tuple[int, int, int]
 Affine = tuple[tuple[float, float, float, float], ...]
 
 #: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
-SRI24_AFFINE: Affine = ((0.0, 0.0, -1.0, 0.0), (0.0, -1.0, 0.0, 239.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+SRI24_AFFINE: Affine = (
+    (0.0, 0.0, -1.0, 0.0),
+    (0.0, -1.0, 0.0, 239.0),
+    (1.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 0.0, 1.0),
+)
 
 
 class Frozen(BaseModel):
@@ -208,13 +213,17 @@ class Recipe(Frozen):
             if any(side % 8 for side in stage.crop):
                 raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
         if any(side % masking.patch for side in self.pretrain.crop):
-            raise ValueError(f"pretrain.crop {self.pretrain.crop} is not divisible by the patch {masking.patch}")
+            raise ValueError(
+                f"pretrain.crop {self.pretrain.crop} is not divisible by the patch {masking.patch}"
+            )
         count = len(self.model.modalities)
         dropped = count - 1 if masking.max_dropped is None else masking.max_dropped
         if dropped >= count:
             raise ValueError(f"masking.max_dropped {dropped} leaves none of the {count} modalities")
         if masking.patches and masking.ratio < dropped / count:
-            raise ValueError(f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped")
+            raise ValueError(
+                f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped"
+            )
         if len(grid.affine) != 4:
             raise ValueError("model.grid.affine must be 4×4")
         return self
@@ -241,7 +250,9 @@ def load_recipe(source: str | Path) -> Recipe:
             code="no-recipe",
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"This is not valid TOML: {error}.", "Correct the file.", path=path, code="toml") from error
+        raise ConfigError(
+            f"This is not valid TOML: {error}.", "Correct the file.", path=path, code="toml"
+        ) from error
     except ConfigError as error:
         raise ConfigError(error.problem, error.fix, path=path, code=error.code) from error
 
@@ -258,7 +269,9 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"The recipe is not valid ({details}).", "Correct these settings.", code="recipe") from error
+        raise ConfigError(
+            f"The recipe is not valid ({details}).", "Correct these settings.", code="recipe"
+        ) from error
 
 
 def builtin_recipes() -> tuple[str, ...]:

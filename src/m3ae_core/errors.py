@@ -23,7 +23,9 @@ class M3AEError(Exception):
         A stable identifier such as ``"truncated"``, for tests, logs and documentation.
     """
 
-    def __init__(self, problem: str, fix: str, *, path: Path | str | None = None, code: str = "invalid") -> None:
+    def __init__(
+        self, problem: str, fix: str, *, path: Path | str | None = None, code: str = "invalid"
+    ) -> None:
         self.problem = problem
         self.fix = fix
         self.path = None if path is None else Path(path)

@@ -20,10 +20,13 @@ def substitute_regulariser(image: Tensor) -> Tensor:
     The paper says "a small amount of L2 regularization" without fixing the norm. The literal sum of squares would
     outweigh the reconstruction loss by four orders of magnitude and erase x_sub; this is the released code's form.
     """
-    return torch.linalg.vector_norm(image - image.mean(dim=(-3, -2, -1), keepdim=True))
+    norm: Tensor = torch.linalg.vector_norm(image - image.mean(dim=(-3, -2, -1), keepdim=True))
+    return norm
 
 
-def pretraining_loss(x: Tensor, reconstruction: Tensor, substitute: Tensor, gamma: float) -> dict[str, Tensor]:
+def pretraining_loss(
+    x: Tensor, reconstruction: Tensor, substitute: Tensor, gamma: float
+) -> dict[str, Tensor]:
     """Eqn. 3: reconstruction loss plus γ times the regulariser of the substitute. Returns the two weighted terms."""
     return {
         "reconstruction": reconstruction_loss(x, reconstruction),

@@ -23,7 +23,12 @@ from m3ae_core.model.weights import check_finite, load_pickle, load_state
 def backbone_names() -> Iterator[tuple[str, str]]:
     """Yield (our module, released module) for every part of the backbone."""
     for level, (down, blocks) in enumerate(
-        (("conv1a", ("conv1b",)), ("ds1", ("conv2a", "conv2b")), ("ds2", ("conv3a", "conv3b")), ("ds3", _LAST))
+        (
+            ("conv1a", ("conv1b",)),
+            ("ds1", ("conv2a", "conv2b")),
+            ("ds2", ("conv3a", "conv3b")),
+            ("ds3", _LAST),
+        )
     ):
         yield f"down.{level}", down
         for index, block in enumerate(blocks):
@@ -37,9 +42,7 @@ def translate(released: Mapping[str, Tensor], heads: Mapping[str, str]) -> dict[
     """Rename released network weights; `heads` maps our head modules to theirs."""
     pairs = [(f"backbone.{ours}", theirs) for ours, theirs in backbone_names()]
     pairs += list(heads.items())
-    names = {
-        f"{theirs}.{kind}": f"{ours}.{kind}" for ours, theirs in pairs for kind in ("weight", "bias")
-    }
+    names = {f"{theirs}.{kind}": f"{ours}.{kind}" for ours, theirs in pairs for kind in ("weight", "bias")}
     return {names.get(name, name): tensor for name, tensor in released.items()}
 
 
@@ -130,6 +133,8 @@ def _segmenter(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -
     if not any(name.startswith("ds_out.") for name in tensors):
         # Files for inference only come without the deep-supervision heads, which prediction never reads.
         own = network.state_dict()
-        weights |= {name: torch.zeros_like(own[name]) for name in own if "at_half" in name or "at_quarter" in name}
+        weights |= {
+            name: torch.zeros_like(own[name]) for name in own if "at_half" in name or "at_quarter" in name
+        }
     load_state(network, weights, path)
     return network.eval()

@@ -32,7 +32,7 @@ BackboneFactory = Callable[..., Any]
 class Specification:
     """The hooks a plugin may implement."""
 
-    @hook_specification
+    @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_backbones(self) -> dict[str, BackboneFactory]:  # type: ignore[empty-body]
         """Return backbone factories by name."""
 
@@ -58,7 +58,9 @@ def backbones() -> dict[str, BackboneFactory]:
     for offered in plugin_manager().hook.m3ae_backbones():
         if repeated := found.keys() & offered.keys():
             raise ConfigError(
-                f"Two plugins register the backbone {', '.join(sorted(repeated))}.", "Uninstall one.", code="plugins"
+                f"Two plugins register the backbone {', '.join(sorted(repeated))}.",
+                "Uninstall one.",
+                code="plugins",
             )
         found.update(offered)
     return found

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from golden import OUTPUTS, REGIONS, SCALARS, X, draw, released_weights, sigmoid
 
+from golden import OUTPUTS, REGIONS, SCALARS, X, draw, released_weights, sigmoid
 from m3ae_core import losses
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import load_recipe
@@ -54,7 +54,9 @@ def test_the_draw_is_the_reference_draw():
     assert (REGIONS[0][..., ::2, ::2, ::2] == OUTPUTS["regions_first"]).all()
 
 
-@pytest.mark.parametrize(("scale", "name"), [("full", "logits"), ("half", "deep_half"), ("quarter", "deep_quarter")])
+@pytest.mark.parametrize(
+    ("scale", "name"), [("full", "logits"), ("half", "deep_half"), ("quarter", "deep_quarter")]
+)
 def test_segmentation_logits(segmented, scale, name):
     assert difference(getattr(segmented[0], scale), f"segment_{name}") <= TOLERANCE
 

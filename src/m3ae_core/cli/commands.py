@@ -57,7 +57,9 @@ def predict(
     given = {name: path for name, path in named.items() if path is not None}
     if (case is None) == (not given):
         raise ConfigError(
-            "Either a case folder or single files are needed, not both.", "See m3ae predict --help.", code="arguments"
+            "Either a case folder or single files are needed, not both.",
+            "See m3ae predict --help.",
+            code="arguments",
         )
     _check_output(output, overwrite, given.values())
     ensure_writable(output)
@@ -110,7 +112,9 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"The folder cannot be made: {error.strerror}.", "Choose another one.", path=output) from error
+        raise OutputError(
+            f"The folder cannot be made: {error.strerror}.", "Choose another one.", path=output
+        ) from error
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle, builtin_case
     from m3ae_core.data.case import read_case
@@ -126,7 +130,9 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     prediction = follow(Predictor(bundle, device).run(case, BRATS_2023))
     labels, sidecar = save_prediction(prediction, output / f"{files.name}-m3ae.nii.gz")
     if files.labels is None:
-        raise InputError("The built-in case has no reference labels.", "Reinstall napari-m3ae.", code="installation")
+        raise InputError(
+            "The built-in case has no reference labels.", "Reinstall napari-m3ae.", code="installation"
+        )
     reference = read_labels(files.labels).data
     figure = save_figure(output / f"{files.name}-m3ae.png", case, bundle, prediction, reference, BRATS_2023)
     print(f"case {files.name}: given {prediction.subset}; substituted {', '.join(prediction.subset.missing)}")
@@ -147,7 +153,9 @@ def info(bundle: Positional[OptionalFolder] = None) -> None:
     from m3ae_core.data.builtin import builtin_bundle
 
     content = read_card(bundle or builtin_bundle())
-    print(json.dumps({key: content[key] for key in ("card", "model", "sha256")}, indent=2, ensure_ascii=False))
+    print(
+        json.dumps({key: content[key] for key in ("card", "model", "sha256")}, indent=2, ensure_ascii=False)
+    )
 
 
 def pretrain(
@@ -252,7 +260,9 @@ def import_official(
 
     bundle = convert(checkpoint, pretrained, origin=substitute_origin)
     if (output / "bundle.json").exists():
-        raise OutputError("There is a bundle here already.", "Choose another folder.", path=output, code="exists")
+        raise OutputError(
+            "There is a bundle here already.", "Choose another folder.", path=output, code="exists"
+        )
     print(f"bundle {printable(save_bundle(bundle, output))}")
 
 
@@ -278,11 +288,17 @@ def _cases(folder: Path, split: Path | None) -> tuple[Any, ...]:
 def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
     """Refuse to write over an input, over an existing file unasked, or under a name that is not NIfTI's."""
     if not output.name.endswith((".nii", ".nii.gz")):
-        raise OutputError("Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix")
+        raise OutputError(
+            "Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix"
+        )
     if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        raise OutputError("This is one of the input images.", "Choose another name.", path=output, code="over-input")
+        raise OutputError(
+            "This is one of the input images.", "Choose another name.", path=output, code="over-input"
+        )
     if output.exists() and not overwrite:
-        raise OutputError("The file exists.", "Choose another name or pass --overwrite.", path=output, code="exists")
+        raise OutputError(
+            "The file exists.", "Choose another name or pass --overwrite.", path=output, code="exists"
+        )
 
 
 def _print_dice(dice: dict[str, float]) -> None:

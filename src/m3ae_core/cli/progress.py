@@ -31,7 +31,9 @@ def show(bar: Any, event: Any) -> None:
             losses = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
             bar.write(f"epoch {epoch}/{epochs}  {losses}  {seconds:.1f} s")
         case Validated(epoch, dice, _):
-            bar.write(f"epoch {epoch}  Dice " + "  ".join(f"{name} {value:.3f}" for name, value in dice.items()))
+            bar.write(
+                f"epoch {epoch}  Dice " + "  ".join(f"{name} {value:.3f}" for name, value in dice.items())
+            )
         case Saved(path, epoch):
             bar.write(f"epoch {epoch}  saved {path}")
 

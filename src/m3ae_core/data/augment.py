@@ -22,7 +22,9 @@ class Augmentation(NamedTuple):
     flip: tuple[int, ...]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, config: AugmentConfig, modalities: int, depth: int) -> Augmentation:
+    def draw(
+        cls, rng: np.random.Generator, config: AugmentConfig, modalities: int, depth: int
+    ) -> Augmentation:
         """Draw the parameters for images of N modalities and D slices."""
         size = (modalities, depth if config.jitter_per_slice else 1, 1, 1)
         scale = rng.uniform(1 - config.scale, 1 + config.scale, size)

@@ -55,7 +55,9 @@ def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder:
     """
     if absent := [name for name in model.modalities if name not in case.images]:
         raise InputError(
-            f"The training case {case.name} lacks {', '.join(absent)}.", "Train on complete cases.", code="incomplete"
+            f"The training case {case.name} lacks {', '.join(absent)}.",
+            "Train on complete cases.",
+            code="incomplete",
         )
     if case.labels is None:
         raise InputError(f"The training case {case.name} has no label map.", "Add it.", code="no-labels")
@@ -85,12 +87,13 @@ def random_start(rng: np.random.Generator, brain: Box, crop: Shape, template: Se
 def crop(array: npt.NDArray[Any], start: Sequence[int], size: Shape) -> npt.NDArray[Any]:
     """Return a copy (…, *size) of `array` from voxel `start` on, zero outside."""
     result = np.zeros((*array.shape[:-3], *size), array.dtype)
-    source, target = [], []
+    source: list[Any] = [...]
+    target: list[Any] = [...]
     for first, side, limit in zip(start, size, array.shape[-3:], strict=True):
         low, high = max(first, 0), min(first + side, limit)
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
-    result[(..., *target)] = array[(..., *source)]
+    result[tuple(target)] = array[tuple(source)]
     return result
 
 
@@ -140,7 +143,10 @@ def _prepare(
     own = Grid(content.shape, content.affine)
     if labels.shape != own.shape or not np.allclose(labels.affine, own.affine, atol=1e-3):
         raise InputError(
-            "The label map lies on another grid than the images.", "Resample it.", path=case.labels, code="grids-differ"
+            "The label map lies on another grid than the images.",
+            "Resample it.",
+            path=case.labels,
+            code="grids-differ",
         )
     masks = encode(labels.data, scheme, model.region_set)
     return standard.image, np.stack([resample(mask, own, standard.grid) > 0.5 for mask in masks])

@@ -17,7 +17,7 @@ from scipy import ndimage
 from m3ae_core.config import GridConfig
 
 FloatArray = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating]
 
 #: Voxel indices closer than this are the same place (NIfTI stores affines in single precision).
 TOLERANCE = 1e-3
@@ -50,7 +50,7 @@ class Grid:
     def moved(self, offset: npt.ArrayLike) -> Grid:
         """Return this grid translated by `offset` (mm)."""
         affine = self.affine.copy()
-        affine[:3, 3] += offset
+        affine[:3, 3] += np.asarray(offset)
         return Grid(self.shape, affine)
 
     def cropped(self, low: npt.ArrayLike, shape: tuple[int, int, int]) -> Grid:
@@ -146,7 +146,7 @@ def _weights(position: Matrix, count: int, scale: float) -> FloatArray:
         low = np.maximum(position[:, None] - scale / 2, source - 0.5)
         high = np.minimum(position[:, None] + scale / 2, source + 0.5)
         weights = np.clip(high - low, 0, None) / scale
-    return weights.astype(np.float32)
+    return np.asarray(weights, np.float32)
 
 
 def _share_inside(box: Matrix, grid: Grid) -> float:

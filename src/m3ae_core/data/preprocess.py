@@ -52,7 +52,9 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
         If a volume has no foreground or no contrast, or no part of the brain falls on the template.
     """
     own = Grid(case.shape, case.affine)
-    low, high = brain_box(np.logical_or.reduce([volume.data != 0 for volume in case.volumes.values()]))
+    low, high = brain_box(
+        np.asarray(np.stack([volume.data != 0 for volume in case.volumes.values()]).any(axis=0))
+    )
     placement = locate(own, low, high, model.grid)
     grid = Grid.of(model.grid).moved(placement.offset)
     image = np.zeros((len(model.modalities), *grid.shape), np.float32)
@@ -67,7 +69,7 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
             code="off-template",
         )
     subset = model.modality_set.subset(case.volumes)
-    return StandardCase(image, subset, grid, placement, brain_box(image.any(axis=0)))
+    return StandardCase(image, subset, grid, placement, brain_box(np.asarray(image.any(axis=0))))
 
 
 def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
@@ -94,7 +96,7 @@ def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
         )
     scaled = np.clip((data - np.float32(low)) / np.float32(high - low), 0, 1)
     scaled[~foreground] = 0
-    return scaled.astype(np.float32, copy=False)
+    return np.asarray(scaled, np.float32)
 
 
 def brain_box(mask: BoolArray) -> Box:

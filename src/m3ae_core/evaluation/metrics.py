@@ -52,7 +52,7 @@ def compare_files(
     predicted, truth = read_labels(prediction), read_labels(reference)
     if predicted.shape != truth.shape or not np.allclose(predicted.affine, truth.affine, atol=1e-3):
         raise InputError(
-            f"The two label maps lie on different grids: {predicted.shape} and {truth.shape} voxels, or another affine.",
+            f"The two label maps lie on different grids: {predicted.shape} and {truth.shape}, or another affine.",
             "Compare maps of one grid.",
             path=prediction,
             code="grids-differ",

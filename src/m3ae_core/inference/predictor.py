@@ -28,9 +28,9 @@ from m3ae_core.events import Progress
 from m3ae_core.files import write_json
 from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory
 from m3ae_core.inference.windows import pad_to, sliding_logits
+from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.model.unet import STRIDE
-from m3ae_core.modalities import Subset
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
 
 NOTICE = "Research use only. Not a medical device. Check every result."
@@ -86,7 +86,9 @@ class Predictor:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         if bundle.segmenter is None:
             raise BundleError(
-                f"The bundle {bundle.name!r} is only pretrained and cannot segment.", "Run `m3ae finetune`.", code="stage"
+                f"The bundle {bundle.name!r} is only pretrained and cannot segment.",
+                "Run `m3ae finetune`.",
+                code="stage",
             )
         self.bundle = bundle
         self.config = bundle.config
@@ -180,7 +182,9 @@ class Predictor:
             return self._forward(x, fallbacks)
         if not torch.isfinite(logits).all():
             raise BundleError(
-                f"The model {self.bundle.name!r} gave values that are not finite.", "Use another model.", code="nonfinite"
+                f"The model {self.bundle.name!r} gave values that are not finite.",
+                "Use another model.",
+                code="nonfinite",
             )
         return logits
 
@@ -199,7 +203,9 @@ class Predictor:
         warnings: tuple[str, ...],
     ) -> dict[str, Any]:
         voxel_ml = abs(float(np.linalg.det(case.affine[:3, :3]))) / 1000
-        volumes = {name: round(np.count_nonzero(labels == value) * voxel_ml, 3) for name, value in scheme.values}
+        volumes = {
+            name: round(np.count_nonzero(labels == value) * voxel_ml, 3) for name, value in scheme.values
+        }
         subset = standard.subset
         return {
             "notice": NOTICE,
@@ -253,8 +259,8 @@ def _warnings(standard: StandardCase) -> tuple[str, ...]:
     placement, found = standard.placement, []
     if placement.method == "brain centre":
         found.append(
-            "The images are not in the model's space (SRI24), as far as their headers tell; the brain was centred on the "
-            "template. Register the images to SRI24 for results you can rely on."
+            "The images are not in the model's space (SRI24), as far as their headers tell; the brain was "
+            "centred on the template. Register the images to SRI24 for results you can rely on."
         )
     if placement.inside < 0.98:
         share = 100 * (1 - placement.inside)

@@ -13,7 +13,7 @@ from m3ae_core.plugins import BackboneFactory, backbones, hook_implementation, p
 class OwnModels:
     """The plugin of this package itself."""
 
-    @hook_implementation
+    @hook_implementation  # type: ignore[untyped-decorator]
     def m3ae_backbones(self) -> dict[str, BackboneFactory]:
         """Return the paper's network."""
         return {"residual-unet": ResidualUNet}

@@ -42,7 +42,7 @@ class SubstituteImage(nn.Module):
             for first, side, limit in zip(start, size, self.image.shape[1:], strict=True)
         ]
         inside = all(
-            0 <= first and first + side <= limit
+            first >= 0 and first + side <= limit
             for first, side, limit in zip(start, size, self.image.shape[1:], strict=True)
         )
         if inside:  # a view: no copy of the whole image, and a cheap backward pass

@@ -33,7 +33,9 @@ def load_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Te
         finite (one such weight would turn every prediction into "no tumour" without a word).
     """
     if not path.is_file():
-        raise BundleError("The file is missing.", "Copy the whole bundle folder again.", path=path, code="missing")
+        raise BundleError(
+            "The file is missing.", "Copy the whole bundle folder again.", path=path, code="missing"
+        )
     if expected_sha256 is not None and sha256(path) != expected_sha256:
         raise BundleError(
             "The file is damaged: its SHA-256 differs from the one in bundle.json.",
@@ -45,7 +47,10 @@ def load_tensors(path: Path, expected_sha256: str | None = None) -> dict[str, Te
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(
-            f"This is not a readable safetensors file ({error}).", "Give a bundle made by m3ae.", path=path, code="format"
+            f"This is not a readable safetensors file ({error}).",
+            "Give a bundle made by m3ae.",
+            path=path,
+            code="format",
         ) from error
     check_finite(tensors, path)
     return tensors
@@ -62,7 +67,10 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BundleError(
-                f"The weights {name!r} hold values that are not finite.", "Use another model.", path=path, code="nonfinite"
+                f"The weights {name!r} hold values that are not finite.",
+                "Use another model.",
+                path=path,
+                code="nonfinite",
             )
 
 
@@ -76,7 +84,9 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
+    if wrong := sorted(
+        name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)
+    ):
         name = wrong[0]
         raise BundleError(
             f"{len(wrong)} weights do not fit this network, the first being {name!r}: "
@@ -114,7 +124,10 @@ def load_pickle(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise BundleError(
-            "This is not a readable PyTorch checkpoint, or it is truncated.", "Copy the file again.", path=path, code="format"
+            "This is not a readable PyTorch checkpoint, or it is truncated.",
+            "Copy the file again.",
+            path=path,
+            code="format",
         ) from error
     if not isinstance(content, dict):
         raise BundleError(

@@ -47,7 +47,9 @@ def save_figure(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
-            "Figures need matplotlib, which is not installed.", "Run: pip install 'napari-m3ae[report]'.", code="no-matplotlib"
+            "Figures need matplotlib, which is not installed.",
+            "Run: pip install 'napari-m3ae[report]'.",
+            code="no-matplotlib",
         ) from error
 
     standard = standardise(case, bundle.config)
@@ -76,7 +78,9 @@ def save_figure(
     for axis in axes:
         axis.set_axis_off()
     legend = " · ".join(f"{colour_name(colour)} {tissue}" for tissue, colour in COLOURS.items())
-    figure.suptitle(f"{case.name}: segmented from {prediction.subset} by {bundle.name}", color="white", fontsize=10)
+    figure.suptitle(
+        f"{case.name}: segmented from {prediction.subset} by {bundle.name}", color="white", fontsize=10
+    )
     figure.supxlabel(f"{legend}. Patient's right on the left. {NOTICE}", color="0.7", fontsize=7)
     return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
@@ -86,9 +90,7 @@ def colour_name(colour: str) -> str:
     return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
 
 
-def _colours(
-    labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid
-) -> FloatArray:
+def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid) -> FloatArray:
     """Return a translucent RGBA overlay (D, H, W, 4) of a label map, on the template grid."""
     from matplotlib.colors import to_rgba
 

@@ -44,7 +44,7 @@ def train(
     stage: StageConfig,
     fabric: Fabric,
     folder: Path,
-    validate: Callable[[int], Validated | None] = lambda epoch: None,
+    validate: Callable[[int], Validated | None] | None = None,
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
 
@@ -78,7 +78,7 @@ def train(
         done = EpochDone(epoch + 1, stage.epochs, means, time.monotonic() - started)
         history.append({**asdict(done), "rates": rates})
         yield done
-        if (validated := validate(epoch + 1)) is not None:
+        if validate is not None and (validated := validate(epoch + 1)) is not None:
             history.append({**asdict(validated), "rates": rates})
             yield validated
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))

@@ -82,7 +82,9 @@ def finetune(
     start = load_bundle(pretrained)
     if start.autoencoder is None:
         raise BundleError(
-            "This bundle holds no masked autoencoder to start from.", "Run `m3ae pretrain` first.", path=pretrained
+            "This bundle holds no masked autoencoder to start from.",
+            "Run `m3ae pretrain` first.",
+            path=pretrained,
         )
     if start.config != recipe.model:
         raise ConfigError(
@@ -124,7 +126,10 @@ def run_folder(folder: Path, recipe: Recipe) -> Iterator[None]:
         (folder / "cache").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"The run folder cannot be made: {error.strerror}.", "Choose another one.", path=folder, code="not-writable"
+            f"The run folder cannot be made: {error.strerror}.",
+            "Choose another one.",
+            path=folder,
+            code="not-writable",
         ) from error
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -132,7 +137,10 @@ def run_folder(folder: Path, recipe: Recipe) -> Iterator[None]:
             yield
     except Timeout as error:
         raise OutputError(
-            "Another run is using this folder.", "Wait for it, or choose another folder.", path=folder, code="locked"
+            "Another run is using this folder.",
+            "Wait for it, or choose another folder.",
+            path=folder,
+            code="locked",
         ) from error
 
 

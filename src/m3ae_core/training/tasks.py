@@ -58,7 +58,11 @@ class PretrainTask(nn.Module):
         """The substitute has a learning rate of its own."""
         return [
             {"params": self.autoencoder.parameters(), "lr": self.config.learning_rate},
-            {"params": self.substitute.parameters(), "lr": self.config.substitute.learning_rate, "weight_decay": 0.0},
+            {
+                "params": self.substitute.parameters(),
+                "lr": self.config.substitute.learning_rate,
+                "weight_decay": 0.0,
+            },
         ]
 
     def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
@@ -75,7 +79,9 @@ class PretrainTask(nn.Module):
 class FinetuneTask(nn.Module):
     """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
 
-    def __init__(self, model: ModelConfig, config: FinetuneConfig, segmenter: Segmenter, substitute: SubstituteImage) -> None:
+    def __init__(
+        self, model: ModelConfig, config: FinetuneConfig, segmenter: Segmenter, substitute: SubstituteImage
+    ) -> None:
         super().__init__()
         self.config = config
         self.modalities = len(model.modalities)
@@ -101,7 +107,11 @@ class FinetuneTask(nn.Module):
         logits, features = self.segmenter(x)
         compared = features.bottleneck if self.config.consistency_at == "bottleneck" else logits.quarter
         return finetuning_loss(
-            logits, target.repeat(2, 1, 1, 1, 1), compared, self.config.consistency_weight, self.config.segmentation_loss
+            logits,
+            target.repeat(2, 1, 1, 1, 1),
+            compared,
+            self.config.consistency_weight,
+            self.config.segmentation_loss,
         )
 
     def _pair(self, sample: FinetuneSample) -> Tensor:

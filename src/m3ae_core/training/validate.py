@@ -11,9 +11,9 @@ from torch import Tensor
 from m3ae_core.config import FinetuneConfig, ModelConfig
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.events import Validated
+from m3ae_core.modalities import Subset
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
-from m3ae_core.modalities import Subset
 
 
 class Validation:
@@ -37,7 +37,9 @@ class Validation:
         by_subset = {}
         for subset in self.subsets:
             scores = [self._dice(case, subset, segmenter, substitute) for case in self.cases]
-            by_subset[str(subset)] = dict(zip(self.model.regions, np.mean(scores, axis=0).tolist(), strict=True))
+            by_subset[str(subset)] = dict(
+                zip(self.model.regions, np.mean(scores, axis=0).tolist(), strict=True)
+            )
         means = np.mean([list(dice.values()) for dice in by_subset.values()], axis=0)
         return Validated(epoch, dict(zip(self.model.regions, means.tolist(), strict=True)), by_subset)
 
