@@ -5,10 +5,11 @@ Both runners keep one promise: after `cancel` no further event is delivered, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+Events = Generator[Any, None, None]
 OnEvent = Callable[[Any], None]
 OnEnd = Callable[[Exception | None], None]
 
@@ -16,7 +17,7 @@ OnEnd = Callable[[Exception | None], None]
 class Runner(Protocol):
     """Something that consumes one generator of events at a time."""
 
-    def start(self, events: Iterator[Any], on_event: OnEvent, on_end: OnEnd) -> None:
+    def start(self, events: Events, on_event: OnEvent, on_end: OnEnd) -> None:
         """Run `events`; call `on_event` for each and `on_end` with the error that stopped them, if any."""
 
     def cancel(self) -> None:
@@ -28,7 +29,7 @@ class _Failed:
     error: Exception
 
 
-def _stepwise(events: Iterator[Any]) -> Generator[Any, None, None]:
+def _stepwise(events: Events) -> Events:
     """Yield the events, and an error as one more event.
 
     A napari worker swallows a RuntimeError (torch's errors are some) without a word, so none may escape.
@@ -45,7 +46,7 @@ class InlineRunner:
     def __init__(self) -> None:
         self._cancelled = False
 
-    def start(self, events: Iterator[Any], on_event: OnEvent, on_end: OnEnd) -> None:
+    def start(self, events: Events, on_event: OnEvent, on_end: OnEnd) -> None:
         """Run `events` now."""
         self._cancelled = False
         error = None
@@ -64,37 +65,28 @@ class InlineRunner:
 
 
 class ThreadRunner:
-    """Runs a job in napari's generator worker; events arrive on the GUI thread."""
+    """Runs a job in napari's generator worker; events arrive on the GUI thread.
+
+    napari remembers every worker for ever; so nothing of a job may hang on its worker once it has ended.
+    """
 
     def __init__(self) -> None:
         self._worker: Any = None
+        self._job: tuple[Events, OnEvent, OnEnd] | None = None
         self._error: Exception | None = None
         self._cancelled = False
 
-    def start(self, events: Iterator[Any], on_event: OnEvent, on_end: OnEnd) -> None:
+    def start(self, events: Events, on_event: OnEvent, on_end: OnEnd) -> None:
         """Run `events` in a thread of their own."""
         from napari.qt.threading import create_worker
 
-        self._error, self._cancelled = None, False
-
-        def deliver(event: Any) -> None:
-            if self._cancelled:  # what was already on its way when the user cancelled
-                return
-            if isinstance(event, _Failed):
-                self._error = event.error
-            else:
-                on_event(event)
-
-        def finish() -> None:
-            self._worker = None
-            on_end(self._error)
-
+        self._job, self._error, self._cancelled = (events, on_event, on_end), None, False
         self._worker = create_worker(
             _stepwise,
             events,
             _progress={"desc": "M3AE"},
             _ignore_errors=True,
-            _connect={"yielded": deliver, "errored": self._note, "finished": finish},
+            _connect={"yielded": self._deliver, "errored": self._note, "finished": self._finish},
         )
 
     def cancel(self) -> None:
@@ -103,5 +95,21 @@ class ThreadRunner:
         if self._worker is not None:
             self._worker.quit()
 
+    def _deliver(self, event: Any) -> None:
+        if self._cancelled or self._job is None:  # what was already on its way when the user cancelled
+            return
+        if isinstance(event, _Failed):
+            self._note(event.error)
+        else:
+            self._job[1](event)
+
     def _note(self, error: Exception) -> None:
         self._error = error
+
+    def _finish(self) -> None:
+        if self._job is None:
+            return
+        events, _, on_end = self._job
+        events.close()
+        self._worker = self._job = None
+        on_end(self._error)

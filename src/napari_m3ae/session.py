@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,8 @@ class Session:
             show_error(str(error))
 
     def close(self) -> None:
-        """Let go of the viewer and of a running job."""
+        """Let go of the viewer, the panel and a running job."""
+        self.changed.disconnect()
         self._viewer.layers.events.inserted.disconnect(self._on_inserted)
         self._viewer.layers.events.removed.disconnect(self._on_removed)
         self.cancel()
@@ -170,7 +171,7 @@ class Session:
             layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()
         )
 
-    def _events(self, case: Case) -> Iterator[Progress | Prediction]:
+    def _events(self, case: Case) -> Generator[Progress | Prediction, None, None]:
         yield Progress("Loading the model", 0, 0)
         if self._predictor is None:
             self._predictor = self._load()

@@ -78,9 +78,10 @@ def test_choosers_follow_the_layers(panel):
     assert "FLAIR · patient" not in chooser.choices
 
 
-def test_cancel_stops_a_running_thread_and_discards_its_result(panel, qtbot, predictor):
-    reached, go_on = threading.Event(), threading.Event()
-    run = predictor.run
+@pytest.fixture
+def held(predictor):
+    """Make the predictor wait at every event until `go_on` is set; `reached` tells that it has begun."""
+    reached, go_on, run = threading.Event(), threading.Event(), predictor.run
 
     def slow(case):
         for event in run(case):
@@ -89,6 +90,11 @@ def test_cancel_stops_a_running_thread_and_discards_its_result(panel, qtbot, pre
             yield event
 
     predictor.run = slow
+    return reached, go_on
+
+
+def test_cancel_stops_a_running_thread_and_discards_its_result(held, panel, qtbot):
+    reached, go_on = held
     panel.run_button.click()
     qtbot.waitUntil(reached.is_set, timeout=10_000)
     panel.cancel_button.click()
@@ -98,6 +104,18 @@ def test_cancel_stops_a_running_thread_and_discards_its_result(panel, qtbot, pre
     finished(panel, qtbot)
     assert not [layer for layer in panel.viewer.layers if layer.name.startswith("M3AE")]
     assert panel.run_button.isEnabled()
+
+
+def test_closed_panel_stops_its_session(held, panel, qtbot):
+    reached, go_on = held
+    session = panel.session
+    panel.run_button.click()
+    qtbot.waitUntil(reached.is_set, timeout=10_000)
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: session.state.phase == "cancelling", timeout=10_000)
+    go_on.set()
+    qtbot.waitUntil(lambda: session.state.phase == "idle", timeout=10_000)
+    assert not session.state.result
 
 
 def test_runtime_error_in_the_thread_reaches_the_user(qtbot):

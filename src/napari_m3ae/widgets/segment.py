@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DISCLAIMER = "Research use only. Not a medical device."
 LEGEND = "<br>".join(f'<span style="color: {colour}">■</span> {tissue}' for tissue, colour in COLOURS.items())
 #: Room for the names of the layers, in pixels.
-WIDTH = 290
+WIDTH = 330
 
 
 class SegmentWidget(QWidget):
