@@ -15,13 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from m3ae_core.errors import ConfigError
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import Region, regions_named
 
 Shape = tuple[int, int, int]
+Sides = tuple[PositiveInt, PositiveInt, PositiveInt]
 Affine = tuple[tuple[float, float, float, float], ...]
 
 #: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
@@ -56,7 +57,7 @@ class GridConfig(Frozen):
         image of that extent under any other origin is laid on it.
     """
 
-    shape: Shape = (155, 240, 240)
+    shape: Sides = (155, 240, 240)
     affine: Affine = SRI24_AFFINE
     frames: tuple[tuple[float, float, float], ...] = ((239.0, 239.0, 0.0),)
     field_of_view: tuple[tuple[float, float, float], tuple[float, float, float]] = (
@@ -83,6 +84,13 @@ class PreprocessConfig(Frozen):
     percentiles: tuple[float, float] = (1.0, 99.0)
     foreground: Literal["nonzero", "positive"] = "nonzero"
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles {self.percentiles} must rise from at least 0 to at most 100")
+        return self
+
 
 class InferenceConfig(Frozen):
     """How a trained model is applied to a whole case.
@@ -94,9 +102,15 @@ class InferenceConfig(Frozen):
     which reads the substitute at each window's own coordinates).
     """
 
-    window: Shape | Literal["brain", "template"] = (128, 128, 128)
+    window: Sides | Literal["brain", "template"] = (128, 128, 128)
     overlap: float = Field(0.5, ge=0, lt=1)
     substitute_origin: Literal["template", "window"] = "template"
+
+    @model_validator(mode="after")
+    def _halvable(self) -> Self:
+        if not isinstance(self.window, str) and any(side % 8 for side in self.window):
+            raise ValueError(f"window {self.window} must be multiples of 8 (three halvings)")
+        return self
 
 
 class ModelConfig(Frozen):
@@ -119,6 +133,16 @@ class ModelConfig(Frozen):
     def region_set(self) -> tuple[Region, ...]:
         """The regions in output order."""
         return regions_named(self.regions)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        try:
+            _ = self.modality_set, self.region_set
+        except ConfigError as error:
+            raise ValueError(error.problem) from error
+        if len(set(self.regions)) < len(self.regions) or not self.regions:
+            raise ValueError(f"regions {self.regions} must be one or more, each once")
+        return self
 
 
 class MaskingConfig(Frozen):
@@ -155,7 +179,7 @@ class AugmentConfig(Frozen):
 class StageConfig(Frozen):
     """What both training stages share. `epochs` counts passes over the training cases."""
 
-    crop: Shape = (128, 128, 128)
+    crop: Sides = (128, 128, 128)
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(3e-4, gt=0)
@@ -224,6 +248,13 @@ class Recipe(Frozen):
             raise ValueError(
                 f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped"
             )
+        dropped = count - 1 if self.finetune.max_dropped is None else self.finetune.max_dropped
+        if dropped >= count:
+            raise ValueError(f"finetune.max_dropped {dropped} leaves none of the {count} modalities")
+        if dropped == 0 and not self.finetune.allow_identical_pair:
+            raise ValueError(
+                "finetune drops no modality, so no two situations differ; set allow_identical_pair"
+            )
         if len(grid.affine) != 4:
             raise ValueError("model.grid.affine must be 4×4")
         return self
@@ -268,7 +299,10 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        details = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise ConfigError(
             f"The recipe is not valid ({details}).", "Correct these settings.", code="recipe"
         ) from error

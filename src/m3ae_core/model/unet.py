@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m3ae_core.config import NetworkConfig
+from m3ae_core.errors import ConfigError
 
 #: Input sides must be multiples of this: the encoder halves the resolution three times.
 STRIDE = 8
@@ -56,12 +57,23 @@ class ResidualUNet(nn.Module):
         Number of modalities N.
     config
         Base channels C, groups of the normalisation, and how the decoder doubles the resolution.
+
+    Raises
+    ------
+    ConfigError
+        If C is not a multiple of the groups.
     """
 
     BLOCKS = (1, 2, 2, 4)
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
+        if config.base_channels % config.norm_groups:
+            raise ConfigError(
+                f"network.base_channels {config.base_channels} is no multiple of norm_groups {config.norm_groups}.",
+                "Change one of the two.",
+                code="network",
+            )
         widths = [config.base_channels * 2**level for level in range(4)]
         self.widths = tuple(widths)
         self.upsample = config.upsample
