@@ -172,7 +172,7 @@ class Session:
         )
 
     def _events(self, case: Case) -> Generator[Progress | Prediction, None, None]:
-        yield Progress("Loading the model", 0, 0)
+        yield Progress("loading the model", 0, 0)
         if self._predictor is None:
             self._predictor = self._load()
         yield from self._predictor.run(case)

@@ -159,7 +159,7 @@ def test_progress_is_told_and_then_forgotten(session, case, predictor):
     session.changed.connect(lambda state: seen.append((state.phase, state.progress and state.progress.what)))
     session.run()
     assert seen[0] == ("running", None)
-    assert ("running", "Loading the model") in seen
+    assert ("running", "loading the model") in seen
     assert seen.count(("running", "window")) >= predictor.windows
     assert seen[-1] == ("idle", None)
 

@@ -97,12 +97,14 @@ class SegmentWidget(QWidget):
 
     def _render_progress(self, state: State) -> None:
         self.progress.setVisible(state.phase != "idle")
-        done, total, what = 0, 0, "Starting"
+        done, total, what = 0, 0, "starting"
         if state.progress is not None:
             done, total, what = state.progress.done, state.progress.total, state.progress.what
         self.progress.setRange(0, total)
         self.progress.setValue(done)
-        self.progress.setFormat("Cancelling…" if state.phase == "cancelling" else f"{what} %v/%m")
+        self.progress.setFormat(
+            "Cancelling…" if state.phase == "cancelling" else f"{what.capitalize()} %v/%m"
+        )
 
     def _save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(
