@@ -54,7 +54,7 @@ class State:
     def plan(self) -> str:
         """In words, what a run will use and what it will substitute."""
         if not self.subset.present:
-            return "Choose at least one sequence to use."
+            return "Open a case (File › Open Sample or Open Folder), or choose at least one layer to use."
         return used_and_substituted(self.subset, "will be used", "will be substituted")
 
 
