@@ -138,6 +138,7 @@ FILES = [
     Bad("dicom", dicom, "dicom", "IM0001.dcm"),
     Bad("dicom-renamed", dicom, "dicom"),
     Bad("dicom-gz", lambda: gzip.compress(dicom()), "dicom", GZ),
+    Bad("dicom-with-odd-preamble", lambda: b"\x5c\x01\0\0" + dicom()[4:], "dicom"),
     Bad("double-gzip", lambda: gzip.compress(gzip.compress(nifti())), "not-nifti", GZ),
     Bad("zeros", lambda: bytes(1000), "not-nifti"),
     Bad("random", lambda: np.random.default_rng(0).bytes(2000), "not-nifti"),
@@ -187,6 +188,11 @@ FILES = [
     Bad("dim-8", lambda: patched(dim=(8, 5, 6, 7, 1, 1, 1, 1)), "not-3d"),
     Bad("dim-negative", lambda: patched(dim=(-3, 5, 6, 7, 1, 1, 1, 1)), "not-3d"),
     Bad("side-0", lambda: patched(dim=(3, 5, 0, 7, 1, 1, 1, 1)), "not-3d"),
+    Bad("first-side-0", lambda: patched(dim=(3, 0, 6, 7, 1, 1, 1, 1)), "not-3d"),
+    Bad("last-side-0", lambda: patched(dim=(3, 5, 6, 0, 1, 1, 1, 1)), "not-3d"),
+    Bad("first-side-1", lambda: patched(dim=(3, 1, 30, 7, 1, 1, 1, 1)), "not-3d"),
+    Bad("last-axis-0", lambda: patched(dim=(7, 5, 6, 7, 1, 1, 1, 0)), "not-3d"),
+    Bad("7d", lambda: patched(dim=(7, 5, 6, 7, 1, 1, 1, 2)), "not-3d"),
     Bad("side-negative", lambda: patched(dim=(3, 5, -6, 7, 1, 1, 1, 1)), "not-3d"),
     Bad("one-slice", lambda: patched(dim=(3, 30, 7, 1, 1, 1, 1, 1)), "not-3d"),
     Bad("time-0", lambda: patched(dim=(4, 5, 6, 7, 0, 1, 1, 1)), "not-3d"),
@@ -215,6 +221,8 @@ FILES = [
     Bad("offset-nan", lambda: patched(vox_offset=np.nan), "offset"),
     Bad("offset-inf", lambda: patched(vox_offset=np.inf), "offset"),
     Bad("offset-huge", lambda: patched(vox_offset=1e12), "offset"),
+    Bad("offset-too-large", lambda: patched(vox_offset=2.0**24 + 16), "offset"),
+    Bad("offset-largest", lambda: patched(vox_offset=2.0**24), "truncated"),
     Bad("offset-negative", lambda: patched(vox_offset=-352.0), "offset"),
     Bad("offset-beyond-the-end", lambda: patched(vox_offset=4096.0), "truncated"),
     Bad("metres", lambda: patched(xyzt_units=1), "units"),
@@ -301,6 +309,12 @@ def test_bad_file(bad: Bad, tmp_path: Path) -> None:
     path.write_bytes(bad.content())
     error = refusal(tmp_path, lambda: bad.read(path), bad.code, bad.name)
     assert error.path == path
+
+
+def test_the_message_shows_the_dimensions(tmp_path: Path) -> None:
+    for dims, shown in (((2, 30, 7), "2 dimensions (30×7)"), ((0, 5, 6), "0 dimensions (none)")):
+        (tmp_path / "a.nii").write_bytes(patched(dim=(*dims, 1, 1, 1, 1, 1)))
+        assert shown in str(refusal(tmp_path, lambda: read_volume(tmp_path / "a.nii"), "not-3d", "a.nii"))
 
 
 def test_the_good_file_is_good(tmp_path: Path) -> None:
