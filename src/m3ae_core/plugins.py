@@ -10,7 +10,8 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
 
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.model.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
-can be replaced; a plugin that raises is reported and does not break the others.
+can be replaced; a plugin that raises or answers with anything but a dictionary is reported, and does not break the
+others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginManager
+from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
 
 from m3ae_core.errors import ConfigError
 
@@ -55,17 +56,27 @@ def backbones() -> dict[str, BackboneFactory]:
         If two plugins register the same name.
     """
     found: dict[str, BackboneFactory] = {}
-    for offered in plugin_manager().hook.m3ae_backbones():
-        if repeated := found.keys() & offered.keys():
+    owners: dict[str, str] = {}
+    answer = plugin_manager().hook.m3ae_backbones.call_with_result_obj()
+    for offered, plugin in zip(answer.result, answer.implementation, strict=True):
+        if not isinstance(offered, dict):
+            # To make such an error is to report it.
+            PluginError(
+                f"m3ae_backbones() returns {offered!r}, not a dictionary.", plugin_name=plugin.plugin_name
+            )
+            continue
+        if repeated := sorted(found.keys() & offered.keys()):
             raise ConfigError(
-                f"Two plugins register the backbone {', '.join(sorted(repeated))}.",
+                f"Both {owners[repeated[0]]} and {plugin.plugin_name} register the backbone {repeated[0]!r}.",
                 "Uninstall one.",
                 code="plugins",
             )
         found.update(offered)
+        owners.update(dict.fromkeys(offered, plugin.plugin_name))
     return found
 
 
 def plugin_errors() -> list[str]:
-    """Return what went wrong in plugins so far, one line each."""
-    return [f"{error.plugin_name}: {error.__cause__ or error}" for error in plugin_manager().get_errors()]
+    """Return what went wrong in plugins so far, one line each, however often it went wrong."""
+    errors = plugin_manager().get_errors()
+    return list(dict.fromkeys(f"{error.plugin_name}: {error.__cause__ or error}" for error in errors))
