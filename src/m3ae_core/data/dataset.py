@@ -20,10 +20,9 @@ from torch.utils.data import Dataset
 
 from m3ae_core import files
 from m3ae_core.config import ModelConfig, Shape, StageConfig
-from m3ae_core.data.case import CaseFiles, read_case
+from m3ae_core.data.case import CaseFiles, read_case, read_case_labels
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
-from m3ae_core.data.volume import read_labels
 from m3ae_core.errors import InputError
 from m3ae_core.regions import LabelScheme, encode
 
@@ -59,8 +58,6 @@ def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder:
             "Train on complete cases.",
             code="incomplete",
         )
-    if case.labels is None:
-        raise InputError(f"The training case {case.name} has no label map.", "Add it.", code="no-labels")
     key = _key(case, model, scheme)
     image_file, regions_file = folder / f"{key}-image.npy", folder / f"{key}-regions.npy"
     if not (image_file.exists() and regions_file.exists()):
@@ -138,17 +135,8 @@ def _prepare(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     content = read_case(case, model.modality_set)
     standard = standardise(content, model)
-    assert case.labels is not None  # noqa: S101  checked by the caller
-    labels = read_labels(case.labels)
     own = Grid(content.shape, content.affine)
-    if labels.shape != own.shape or not np.allclose(labels.affine, own.affine, atol=1e-3):
-        raise InputError(
-            "The label map lies on another grid than the images.",
-            "Resample it.",
-            path=case.labels,
-            code="grids-differ",
-        )
-    masks = encode(labels.data, scheme, model.region_set)
+    masks = encode(read_case_labels(case, content).data, scheme, model.region_set)
     return standard.image, np.stack([resample(mask, own, standard.grid) > 0.5 for mask in masks])
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from torch.utils.data import DataLoader, Subset
 
 from m3ae_core.config import StageConfig
 from m3ae_core.data.dataset import Samples
-from m3ae_core.errors import BundleError
 from m3ae_core.events import EpochDone, Saved, StepDone, Validated
 from m3ae_core.files import write_text
 from m3ae_core.model.weights import load_pickle, save_checkpoint
@@ -28,18 +28,21 @@ from m3ae_core.model.weights import load_pickle, save_checkpoint
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+CHECKPOINT = "checkpoint.pt"
+
 Event = StepDone | EpochDone | Validated | Saved
 
 
-class Task(Protocol):
-    """What the loop needs of a task, beyond being a module that maps a batch to loss terms."""
+class Task(nn.Module):
+    """What the loop needs of a task: a module that maps a batch to named loss terms, and its learning rates."""
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Parameters with their learning rates."""
+        """Return the parameters to learn, with a learning rate for each group."""
+        raise NotImplementedError
 
 
 def train(
-    task: nn.Module,
+    task: Task,
     samples: Samples[Any],
     stage: StageConfig,
     fabric: Fabric,
@@ -51,40 +54,32 @@ def train(
     Yields a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what `validate(epoch)` returns,
     and a :class:`Saved` per checkpoint. The run's history is `folder`/log.jsonl, one event a line.
     """
-    optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)  # type: ignore[operator]
+    optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
-    checkpoint = folder / "checkpoint.pt"
-    first, history = _resume(checkpoint, task, optimizer, stage)
-    rates = [group["lr"] for group in optimizer.param_groups] if first == 0 else history[-1]["rates"]
-    count, step = len(samples.cases), first * math.ceil(len(samples.cases) / stage.batch_size)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first, history = _resume(folder / CHECKPOINT, task, optimizer)
+    cases = len(samples.cases)
     for epoch in range(first, stage.epochs):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine(epoch, stage.epochs)
-        numbers = range(epoch * count, (epoch + 1) * count)
-        loader = fabric.setup_dataloaders(
-            DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list), move_to_device=False
-        )
-        started, sums = time.monotonic(), dict[str, float]()
+        numbers = range(epoch * cases, (epoch + 1) * cases)
+        loader = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list)
+        loader = fabric.setup_dataloaders(loader, move_to_device=False)
+        started, steps = time.monotonic(), list[dict[str, float]]()
         for batch in loader:
-            optimizer.zero_grad()
-            terms: dict[str, Tensor] = model(batch)
-            fabric.backward(torch.stack(list(terms.values())).sum())
-            optimizer.step()
-            step += 1
-            values = {name: term.item() for name, term in terms.items()}
-            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-            yield StepDone(step, math.ceil(count / stage.batch_size) * stage.epochs, values)
-        means = {name: total / len(loader) for name, total in sums.items()}
+            steps.append(_step(model, optimizer, batch, fabric))
+            yield StepDone(epoch * len(loader) + len(steps), stage.epochs * len(loader), steps[-1])
+        means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
         done = EpochDone(epoch + 1, stage.epochs, means, time.monotonic() - started)
-        history.append({**asdict(done), "rates": rates})
+        history.append(asdict(done))
         yield done
         if validate is not None and (validated := validate(epoch + 1)) is not None:
-            history.append({**asdict(validated), "rates": rates})
+            history.append(asdict(validated))
             yield validated
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         if (epoch + 1) % stage.checkpoint_every == 0 or epoch + 1 == stage.epochs:
-            _save(checkpoint, task, optimizer, epoch + 1, stage, history)
-            yield Saved(str(checkpoint), epoch + 1)
+            _save(folder / CHECKPOINT, task, optimizer, epoch + 1, history)
+            yield Saved(str(folder / CHECKPOINT), epoch + 1)
 
 
 def cosine(epoch: int, epochs: int) -> float:
@@ -92,33 +87,30 @@ def cosine(epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def _save(
-    path: Path, task: nn.Module, optimizer: Any, epoch: int, stage: StageConfig, history: list[dict[str, Any]]
-) -> None:
+def _step(model: Any, optimizer: Any, batch: Any, fabric: Fabric) -> dict[str, float]:
+    """Take one optimiser step on the sum of the task's terms; return their values."""
+    optimizer.zero_grad()
+    terms: dict[str, Tensor] = model(batch)
+    fabric.backward(torch.stack(list(terms.values())).sum())
+    optimizer.step()
+    return {name: term.item() for name, term in terms.items()}
+
+
+def _save(path: Path, task: nn.Module, optimizer: Any, epoch: int, history: list[dict[str, Any]]) -> None:
     state = {
         "task": task.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": epoch,
-        "stage": stage.model_dump_json(),
         "history": history,
     }
     save_checkpoint(path, state)
 
 
-def _resume(
-    path: Path, task: nn.Module, optimizer: Any, stage: StageConfig
-) -> tuple[int, list[dict[str, Any]]]:
+def _resume(path: Path, task: nn.Module, optimizer: Any) -> tuple[int, list[dict[str, Any]]]:
     """Load the checkpoint, if there is one; return the number of epochs done and the history."""
     if not path.exists():
         return 0, []
     state = load_pickle(path)
-    if state["stage"] != stage.model_dump_json():
-        raise BundleError(
-            "The run in this folder was started with other settings.",
-            "Choose another output folder, or use the recipe stored in this one.",
-            path=path,
-            code="other-recipe",
-        )
     task.load_state_dict(state["task"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["epoch"]), list(state["history"])

@@ -5,11 +5,12 @@ A run folder holds ``recipe.json``, ``log.jsonl``, ``checkpoint.pt``, the ``cach
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -48,7 +49,7 @@ def pretrain(
     InputError, ConfigError, OutputError, BundleError
         If a case, the recipe or the run folder cannot be used; nothing is trained then.
     """
-    with run_folder(folder, recipe):
+    with run_folder(folder, recipe, "pretrain"):
         cached = yield from _cache(cases, recipe, scheme, folder)
         torch.manual_seed(recipe.pretrain.seed)
         task = PretrainTask(recipe.model, recipe.pretrain)
@@ -56,7 +57,7 @@ def pretrain(
         samples = Samples(cached, recipe.pretrain, task.draw)
         yield from train(task, samples, recipe.pretrain, fabric, folder)
         substitute = task.substitute.image.detach().cpu()
-        card = _card("pretrained", recipe, cases)
+        card = _card("pretrained", recipe, cases, precision)
         bundle = Bundle(recipe.model, substitute, task.autoencoder.cpu(), None, card)
         yield Saved(str(save_bundle(bundle, folder / "bundle")), recipe.pretrain.epochs)
 
@@ -93,7 +94,7 @@ def finetune(
             path=pretrained,
             code="other-recipe",
         )
-    with run_folder(folder, recipe):
+    with run_folder(folder, recipe, "finetune"):
         cached = yield from _cache(cases, recipe, scheme, folder)
         held_out = yield from _cache(validation, recipe, scheme, folder)
         torch.manual_seed(recipe.finetune.seed)
@@ -108,39 +109,34 @@ def finetune(
 
         samples = Samples(cached, recipe.finetune, task.draw)
         yield from train(task, samples, recipe.finetune, make_fabric(device, precision), folder, validate)
-        card = _card("segmenter", recipe, cases)
+        card = _card("segmenter", recipe, cases, precision)
         bundle = Bundle(recipe.model, start.substitute, start.autoencoder, segmenter.cpu(), card)
         yield Saved(str(save_bundle(bundle, folder / "bundle")), recipe.finetune.epochs)
 
 
 @contextmanager
-def run_folder(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """Make and lock a run folder and store the recipe in it.
+def run_folder(folder: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> Iterator[None]:
+    """Make and lock a run folder and store the recipe in it; a folder of another recipe is left as it is.
 
     Raises
     ------
     OutputError
-        If the folder cannot be made, or another run is using it.
+        If the folder cannot be made, another run is using it (code ``locked``), or it belongs to a run with another
+        model or other settings of this stage (``other-recipe``).
     """
     try:
         (folder / "cache").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"The run folder cannot be made: {error.strerror}.",
-            "Choose another one.",
-            path=folder,
-            code="not-writable",
-        ) from error
+        problem = f"The run folder cannot be made: {error.strerror}."
+        raise OutputError(problem, "Choose another one.", path=folder, code="not-writable") from error
     try:
         with FileLock(folder / ".lock", timeout=0):
-            write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+            _keep_recipe(folder / "recipe.json", recipe, stage)
             yield
     except Timeout as error:
+        problem = "Another run is using this folder."
         raise OutputError(
-            "Another run is using this folder.",
-            "Wait for it, or choose another folder.",
-            path=folder,
-            code="locked",
+            problem, "Wait for it, or choose another folder.", path=folder, code="locked"
         ) from error
 
 
@@ -165,6 +161,20 @@ def make_fabric(device: str, precision: str) -> Fabric:
     return fabric
 
 
+def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
+    content = recipe.model_dump(mode="json")
+    if path.exists():
+        stored = json.loads(path.read_text("utf-8"))
+        if any(stored.get(part) != content[part] for part in ("model", stage)):
+            raise OutputError(
+                "The run in this folder was started with other settings.",
+                "Choose another output folder, or use the recipe stored in this one.",
+                path=path,
+                code="other-recipe",
+            )
+    write_json(path, content)
+
+
 def _cache(
     cases: Sequence[CaseFiles], recipe: Recipe, scheme: LabelScheme, folder: Path
 ) -> Generator[Progress, None, list[CachedCase]]:
@@ -175,11 +185,12 @@ def _cache(
     return cached
 
 
-def _card(stage: str, recipe: Recipe, cases: Sequence[CaseFiles]) -> dict[str, Any]:
+def _card(stage: str, recipe: Recipe, cases: Sequence[CaseFiles], precision: str) -> dict[str, Any]:
     return {
         "name": f"{recipe.model.preset} {stage}",
         "stage": stage,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "precision": precision,
         "training_cases": [case.name for case in cases],
         "recipe": recipe.model_dump(mode="json"),
     }

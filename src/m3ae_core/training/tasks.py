@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
@@ -18,6 +18,7 @@ from m3ae_core.losses import finetuning_loss, pretraining_loss
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
+from m3ae_core.training.loop import Task
 
 
 class PretrainSample(NamedTuple):
@@ -38,7 +39,7 @@ class FinetuneSample(NamedTuple):
     augmentation: Augmentation
 
 
-class PretrainTask(nn.Module):
+class PretrainTask(Task):
     """Stage 1 (Eqn. 3): reconstruct an image whose masked content the substitute fills; learn both."""
 
     def __init__(self, model: ModelConfig, config: PretrainConfig) -> None:
@@ -76,7 +77,7 @@ class PretrainTask(nn.Module):
         return pretraining_loss(x, reconstruction, self.substitute.image, self.config.substitute.gamma)
 
 
-class FinetuneTask(nn.Module):
+class FinetuneTask(Task):
     """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
 
     def __init__(

@@ -1,0 +1,153 @@
+"""The command line as a user meets it: results on success; one message, exit code 2 and no file on a mistake."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core.bundle import save_bundle
+from m3ae_core.cli import main
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.data.volume import read_labels
+from tiny import RECIPE, random_bundle
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_phantom(tmp_path / "cases", "p1")
+    save_bundle(random_bundle(), tmp_path / "model")
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_predict_a_folder(place, capsys):
+    out = place / "labels.nii.gz"
+    assert run("predict", place / "cases" / "p1", "--bundle", place / "model", "--output", out) == 0
+    assert read_labels(out).data.any()
+    assert "substituted nothing" in capsys.readouterr().out
+    assert json.loads((place / "labels.json").read_text())["sequences_substituted"] == []
+
+
+def test_predict_single_files(place, capsys):
+    case = place / "cases" / "p1"
+    out = place / "labels.nii"
+    files = ("--t2", case / "p1-t2w.nii.gz", "--flair", case / "p1-t2f.nii.gz")
+    assert run("predict", *files, "--bundle", place / "model", "--output", out, "--scheme", "brats2021") == 0
+    assert "used FLAIR+T2; substituted T1, T1c" in capsys.readouterr().out
+    assert set(np.unique(read_labels(out).data)) <= {0, 1, 2, 4}
+
+
+MISTAKES = [
+    ("arguments", lambda p: ["--output", p / "o.nii.gz"]),
+    ("both", lambda p: [p / "cases/p1", "--t2", p / "cases/p1/p1-t2w.nii.gz", "--output", p / "o.nii.gz"]),
+    ("no folder", lambda p: [p / "nowhere", "--output", p / "o.nii.gz"]),
+    ("no sequence", lambda p: [p / "model", "--output", p / "o.nii.gz"]),
+    ("missing file", lambda p: ["--t1", p / "nothing.nii.gz", "--output", p / "o.nii.gz"]),
+    ("not an image", lambda p: ["--t1", p / "model/bundle.json", "--output", p / "o.nii.gz"]),
+    (
+        "same file twice",
+        lambda p: [
+            "--t1",
+            p / "cases/p1/p1-t1n.nii.gz",
+            "--t1c",
+            p / "cases/p1/p1-t1n.nii.gz",
+            "--output",
+            p / "o.nii.gz",
+        ],
+    ),
+    ("bad suffix", lambda p: [p / "cases/p1", "--output", p / "o.mha"]),
+    ("over an input", lambda p: [p / "cases/p1", "--output", p / "cases/p1/p1-t2w.nii.gz", "--overwrite"]),
+    ("exists", lambda p: [p / "cases/p1", "--output", p / "cases/p1/p1-seg.nii.gz"]),
+    ("no output folder", lambda p: [p / "cases/p1", "--output", p / "none" / "o.nii.gz"]),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), MISTAKES, ids=[name for name, _ in MISTAKES])
+def test_mistakes(place, capsys, name, arguments):
+    before = snapshot(place)
+    assert run("predict", *arguments(place), "--bundle", place / "model") == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("m3ae: ")
+    assert snapshot(place) == before
+
+
+def test_a_missing_bundle(place, capsys):
+    before = snapshot(place)
+    assert run("predict", place / "cases" / "p1", "--bundle", place, "--output", place / "o.nii.gz") == 2
+    assert "not a model bundle" in capsys.readouterr().err
+    assert snapshot(place) == before
+
+
+def test_overwriting_must_be_asked_for(place):
+    arguments = (
+        "predict",
+        place / "cases" / "p1",
+        "--bundle",
+        place / "model",
+        "--output",
+        place / "o.nii.gz",
+    )
+    assert run(*arguments) == 0
+    assert run(*arguments) == 2
+    assert run(*arguments, "--overwrite") == 0
+
+
+def test_evaluate(place, capsys):
+    reference = place / "cases" / "p1" / "p1-seg.nii.gz"
+    assert (
+        run("evaluate", reference, reference, "--scheme", "brats2023", "--reference-scheme", "brats2023") == 0
+    )
+    assert "WT 1.000  TC 1.000  ET 1.000" in capsys.readouterr().out
+    assert run("evaluate", reference, reference) == 2
+    assert "ambiguous" in capsys.readouterr().err
+
+
+def test_evaluate_reads_the_scheme_from_the_sidecar(place, capsys):
+    out = place / "labels.nii.gz"
+    case = place / "cases" / "p1"
+    assert run("predict", case, "--bundle", place / "model", "--output", out, "--scheme", "brats2021") == 0
+    assert run("evaluate", out, case / "p1-seg.nii.gz", "--reference-scheme", "brats2023") == 0
+    assert "Dice" in capsys.readouterr().out
+
+
+def test_info(place, capsys):
+    assert run("info", place / "model") == 0
+    assert json.loads(capsys.readouterr().out)["card"]["name"] == "random"
+
+
+def test_both_stages(place, capsys):
+    recipe = place / "recipe.toml"
+    recipe.write_text(toml(RECIPE))
+    common = (recipe, "--cases", place / "cases", "--device", "cpu")
+    assert run("pretrain", *common, "--output", place / "one") == 0
+    assert run("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two") == 0
+    assert run("info", place / "two" / "bundle") == 0
+    assert "epoch 3/3" in capsys.readouterr().err
+
+
+def toml(recipe) -> str:
+    def lines(content, path):
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield from lines(value, [*path, key])
+            elif value is not None:
+                yield f"{'.'.join([*path, key])} = {json.dumps(value)}"
+
+    return "\n".join(lines(recipe.model_dump(mode="json"), []))
+
+
+def test_a_recipe_with_an_unknown_setting(place, capsys):
+    recipe = place / "recipe.toml"
+    recipe.write_text("[pretrain]\nepoch = 3\n")
+    before = snapshot(place)
+    assert run("pretrain", recipe, "--cases", place / "cases", "--output", place / "one") == 2
+    assert "pretrain.epoch" in capsys.readouterr().err
+    assert snapshot(place) == before

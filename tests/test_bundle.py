@@ -1,0 +1,103 @@
+"""A bundle comes back as it was saved, or is refused with one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from m3ae_core.bundle import Bundle, load_bundle, save_bundle
+from m3ae_core.errors import BundleError
+from tiny import random_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_bundle(random_bundle(), tmp_path / "model")
+
+
+def refused(folder: Path) -> BundleError:
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    assert caught.value.fix
+    return caught.value
+
+
+def test_round_trip(folder):
+    saved, loaded = random_bundle(), load_bundle(folder)
+    assert loaded.config == saved.config
+    assert loaded.card == saved.card
+    assert torch.equal(loaded.substitute, saved.substitute)
+    for mine, theirs in ((saved.autoencoder, loaded.autoencoder), (saved.segmenter, loaded.segmenter)):
+        theirs = theirs.state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.state_dict().items())
+    assert len(loaded.sha256) == 64
+
+
+def test_either_network_may_be_absent(tmp_path):
+    whole = random_bundle()
+    pretrained = Bundle(whole.config, whole.substitute, whole.autoencoder, None)
+    loaded = load_bundle(save_bundle(pretrained, tmp_path / "pretrained"))
+    assert loaded.segmenter is None
+    assert loaded.autoencoder is not None
+
+
+def test_a_flipped_byte_is_noticed(folder):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    error = refused(folder)
+    assert (error.code, error.path) == ("hash", path)
+
+
+def test_truncated_weights(folder):
+    path = folder / "substitute.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refused(folder).code == "hash"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, value):
+    bundle = random_bundle()
+    with torch.no_grad():
+        bundle.segmenter.heads.at_full.bias[0] = value
+    error = refused(save_bundle(bundle, tmp_path))
+    assert error.code == "nonfinite"
+    assert "segmenter.heads.at_full.bias" in error.problem
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "substitute.safetensors"])
+def test_missing_tensors(folder, name):
+    (folder / name).unlink()
+    assert refused(folder).path == folder / name
+
+
+def test_not_a_bundle(tmp_path):
+    assert refused(tmp_path).code == "no-bundle"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', '{"format": 1, "model": {}}']
+)
+def test_damaged_json(folder, text):
+    (folder / "bundle.json").write_text(text)
+    assert refused(folder).code == "format"
+
+
+def test_weights_of_another_architecture(folder):
+    path = folder / "bundle.json"
+    content = json.loads(path.read_text())
+    content["model"]["network"]["base_channels"] = 8
+    path.write_text(json.dumps(content))
+    error = refused(folder)
+    assert error.code == "architecture"
+    assert "expected" in error.problem
+
+
+def test_substitute_of_another_template(folder):
+    path = folder / "bundle.json"
+    content = json.loads(path.read_text())
+    content["model"]["grid"]["shape"] = [40, 56, 56]
+    path.write_text(json.dumps(content))
+    assert "template" in refused(folder).problem

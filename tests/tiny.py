@@ -1,0 +1,53 @@
+"""A recipe small enough to train in a test: 4 mm voxels around the phantom of m3ae_core.data.phantom."""
+
+from pathlib import Path
+
+import torch
+
+from m3ae_core.bundle import Bundle
+from m3ae_core.config import Recipe, parse_recipe
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+
+RECIPE: Recipe = parse_recipe(
+    {
+        "model": {
+            "network": {"base_channels": 4, "norm_groups": 2},
+            "grid": {
+                "shape": (40, 56, 48),
+                "affine": ((0, 0, -4, -25.5), (0, -4, 0, 229.5), (4, 0, 0, -1), (0, 0, 0, 1)),
+            },
+            "inference": {"window": "template"},
+        },
+        "pretrain": {
+            "crop": (32, 48, 40),
+            "epochs": 3,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "masking": {"patch": 8},
+            "checkpoint_every": 1,
+        },
+        "finetune": {
+            "crop": (32, 48, 40),
+            "epochs": 3,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 1,
+            "validate_every": 2,
+        },
+    }
+)
+
+
+def write_cases(folder: Path, count: int = 3) -> list:
+    return [write_phantom(folder, f"case-{seed}", seed=seed) for seed in range(count)]
+
+
+def random_bundle(recipe: Recipe = RECIPE, seed: int = 0, **model) -> Bundle:
+    """A bundle of random weights whose segmenter marks a fair share of the voxels in every region."""
+    torch.manual_seed(seed)
+    config = recipe.model.model_copy(update=model)
+    segmenter = Segmenter(config).eval()
+    substitute = torch.randn(len(config.modalities), *config.grid.shape)
+    return Bundle(
+        config, substitute.half().float(), MaskedAutoencoder(config).eval(), segmenter, {"name": "random"}
+    )

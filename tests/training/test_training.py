@@ -1,0 +1,183 @@
+"""Both stages on phantoms: they learn, resume bit-exactly after any stop, and end in a bundle that predicts."""
+
+import json
+from itertools import islice
+
+import pytest
+import torch
+
+from m3ae_core.bundle import load_bundle
+from m3ae_core.data.case import read_case
+from m3ae_core.errors import ConfigError, InputError, OutputError
+from m3ae_core.events import EpochDone, Progress, Saved, StepDone, Validated
+from m3ae_core.inference.predictor import Predictor
+from m3ae_core.model.weights import load_pickle
+from m3ae_core.training.loop import cosine
+from m3ae_core.training.stages import finetune, pretrain, run_folder
+from tiny import RECIPE, write_cases
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return write_cases(tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="module")
+def first_stage(cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    return folder, list(pretrain(RECIPE, cases, folder, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def second_stage(cases, first_stage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    pretrained = first_stage[0] / "bundle"
+    return folder, list(finetune(RECIPE, cases[:2], pretrained, folder, validation=cases[2:], device="cpu"))
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def flatten(state, prefix=""):
+    if isinstance(state, torch.Tensor):
+        yield prefix, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from flatten(value, f"{prefix}/{key}")
+    elif isinstance(state, list):
+        for key, value in enumerate(state):
+            yield from flatten(value, f"{prefix}/{key}")
+    else:
+        yield prefix, torch.tensor(0) if isinstance(state, str) or state is None else torch.tensor(state)
+
+
+def same_state(one, two):
+    a, b = (dict(flatten(load_pickle(folder / "checkpoint.pt"))) for folder in (one, two))
+    a, b = ({k: v for k, v in s.items() if "seconds" not in k} for s in (a, b))
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_pretraining_reports_and_learns(first_stage):
+    _, events = first_stage
+    assert [event.done for event in of(Progress, events)] == [1, 2, 3]
+    assert [event.step for event in of(StepDone, events)] == list(
+        range(1, 7)
+    )  # 3 epochs of ceil(3 / 2) steps
+    epochs = of(EpochDone, events)
+    assert set(epochs[0].terms) == {"reconstruction", "regulariser"}
+    assert epochs[-1].terms["reconstruction"] < epochs[0].terms["reconstruction"]
+    assert isinstance(events[-1], Saved)
+
+
+def test_the_substitute_moves_from_its_noise(first_stage):
+    torch.manual_seed(RECIPE.pretrain.seed)
+    bundle = load_bundle(first_stage[0] / "bundle")
+    assert bundle.segmenter is None
+    assert bundle.substitute.std() < 1  # the regulariser pulls it in
+    assert bundle.card["training_cases"] == ["case-0", "case-1", "case-2"]
+
+
+def test_finetuning_reports_validates_and_keeps_both_networks(second_stage, first_stage):
+    folder, events = second_stage
+    assert set(of(StepDone, events)[0].terms) == {"segmentation", "consistency"}
+    assert [event.epoch for event in of(Validated, events)] == [2, 3]
+    assert set(of(Validated, events)[0].dice) == {"WT", "TC", "ET"}
+    assert len(of(Validated, events)[0].by_subset) == 4
+    bundle, pretrained = load_bundle(folder / "bundle"), load_bundle(first_stage[0] / "bundle")
+    assert torch.equal(bundle.substitute, pretrained.substitute)
+    theirs = pretrained.autoencoder.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in bundle.autoencoder.state_dict().items())
+    start = pretrained.autoencoder.backbone.state_dict()
+    moved = bundle.segmenter.backbone.state_dict()
+    assert not all(torch.equal(tensor, moved[name]) for name, tensor in start.items())
+
+
+def test_the_bundle_predicts(second_stage, cases):
+    predictor = Predictor(load_bundle(second_stage[0] / "bundle"), "cpu")
+    case = read_case(cases[0]).only("T2")
+    assert predictor.predict(case).labels.shape == case.shape
+
+
+def test_the_log_is_the_history(second_stage):
+    lines = [json.loads(line) for line in (second_stage[0] / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_pretraining_resumes_bit_exactly(first_stage, cases, tmp_path, steps):
+    run = pretrain(RECIPE, cases, tmp_path, device="cpu")
+    list(islice(run, 3 + steps))  # three cases read, then so many events of training
+    run.close()
+    torch.manual_seed(123)  # whatever happens in between
+    list(pretrain(RECIPE, cases, tmp_path, device="cpu"))
+    assert same_state(first_stage[0], tmp_path)
+    assert load_bundle(tmp_path / "bundle").sha256 == load_bundle(first_stage[0] / "bundle").sha256
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+def test_finetuning_resumes_bit_exactly(second_stage, first_stage, cases, tmp_path, steps):
+    def run():
+        pretrained = first_stage[0] / "bundle"
+        return finetune(RECIPE, cases[:2], pretrained, tmp_path, validation=cases[2:], device="cpu")
+
+    events = run()
+    list(islice(events, 3 + steps))
+    events.close()
+    torch.manual_seed(123)
+    list(run())
+    assert same_state(second_stage[0], tmp_path)
+    assert load_bundle(tmp_path / "bundle").sha256 == load_bundle(second_stage[0] / "bundle").sha256
+
+
+def test_another_seed_is_another_run(first_stage, cases, tmp_path):
+    """Guards the tests above: equality must not come for free."""
+    recipe = RECIPE.model_copy(update={"pretrain": RECIPE.pretrain.model_copy(update={"seed": 1})})
+    list(pretrain(recipe, cases, tmp_path, device="cpu"))
+    assert not same_state(first_stage[0], tmp_path)
+
+
+def test_a_run_of_other_settings_is_not_resumed(first_stage, cases):
+    recipe = RECIPE.model_copy(
+        update={"pretrain": RECIPE.pretrain.model_copy(update={"learning_rate": 1e-5})}
+    )
+    before = {path: path.read_bytes() for path in first_stage[0].rglob("*") if path.is_file()}
+    with pytest.raises(OutputError) as caught:
+        list(pretrain(recipe, cases, first_stage[0], device="cpu"))
+    assert caught.value.code == "other-recipe"
+    assert before == {path: path.read_bytes() for path in first_stage[0].rglob("*") if path.is_file()}
+
+
+def test_finetuning_refuses_another_model(first_stage, cases, tmp_path):
+    network = RECIPE.model.network.model_copy(update={"upsample": "nearest"})
+    recipe = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"network": network})})
+    with pytest.raises(ConfigError) as caught:
+        list(finetune(recipe, cases, first_stage[0] / "bundle", tmp_path, device="cpu"))
+    assert caught.value.code == "other-recipe"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_has_one_run(tmp_path):
+    with (
+        run_folder(tmp_path, RECIPE, "pretrain"),
+        pytest.raises(OutputError) as caught,
+        run_folder(tmp_path, RECIPE, "pretrain"),
+    ):
+        pass
+    assert caught.value.code == "locked"
+
+
+def test_incomplete_training_case(cases, tmp_path):
+    from m3ae_core.data.case import CaseFiles
+
+    images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
+    with pytest.raises(InputError) as caught:
+        list(pretrain(RECIPE, [CaseFiles("half", images, cases[0].labels)], tmp_path, device="cpu"))
+    assert "T1c" in str(caught.value)
+
+
+def test_cosine():
+    assert cosine(0, 600) == 1
+    assert cosine(300, 600) == pytest.approx(0.5)
+    assert 0 < cosine(599, 600) < 1e-4
