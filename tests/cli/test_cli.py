@@ -8,8 +8,10 @@ import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
+from m3ae_core.cli.commands import _cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
+from m3ae_core.modalities import ModalitySet
 from tiny import RECIPE, random_bundle
 
 
@@ -151,3 +153,11 @@ def test_a_recipe_with_an_unknown_setting(place, capsys):
     assert run("pretrain", recipe, "--cases", place / "cases", "--output", place / "one") == 2
     assert "pretrain.epoch" in capsys.readouterr().err
     assert snapshot(place) == before
+
+
+def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
+    for name in ("a-ct", "a-t1w", "a-seg", "b-ct", "b-seg"):
+        (tmp_path / name[0]).mkdir(exist_ok=True)
+        (tmp_path / name[0] / f"{name}.nii.gz").touch()
+    found = _cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
+    assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
+from m3ae_core.modalities import ModalitySet
 
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
@@ -184,7 +185,7 @@ def pretrain(
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
-    chosen = _cases(cases, split)
+    chosen = _cases(cases, split, settings.model.modality_set)
     follow(
         stages.pretrain(
             settings, chosen, output, scheme=scheme_named(scheme), device=device, precision=precision
@@ -228,10 +229,12 @@ def finetune(
     follow(
         stages.finetune(
             settings,
-            _cases(cases, split),
+            _cases(cases, split, settings.model.modality_set),
             pretrained,
             output,
-            validation=_cases(validation, validation_split) if validation else (),
+            validation=_cases(validation, validation_split, settings.model.modality_set)
+            if validation
+            else (),
             scheme=scheme_named(scheme),
             device=device,
             precision=precision,
@@ -277,11 +280,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _cases(folder: Path, split: Path | None) -> tuple[Any, ...]:
+def _cases(folder: Path, split: Path | None, modalities: ModalitySet) -> tuple[Any, ...]:
     from m3ae_core.data.case import find_cases
     from m3ae_core.data.splits import read_split, select
 
-    cases = find_cases(folder)
+    cases = find_cases(folder, modalities)
     return select(cases, read_split(split)) if split else cases
 
 

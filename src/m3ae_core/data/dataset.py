@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -87,7 +87,8 @@ def crop(array: npt.NDArray[Any], start: Sequence[int], size: Shape) -> npt.NDAr
     source: list[Any] = [...]
     target: list[Any] = [...]
     for first, side, limit in zip(start, size, array.shape[-3:], strict=True):
-        low, high = max(first, 0), min(first + side, limit)
+        low = max(first, 0)
+        high = max(low, min(first + side, limit))
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
     result[tuple(target)] = array[tuple(source)]
@@ -133,7 +134,8 @@ class Samples(Dataset[Sample], Generic[Sample]):
 def _prepare(
     case: CaseFiles, model: ModelConfig, scheme: LabelScheme
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    content = read_case(case, model.modality_set)
+    wanted = {name: case.images[name] for name in model.modalities}
+    content = read_case(replace(case, images=wanted), model.modality_set)
     standard = standardise(content, model)
     own = Grid(content.shape, content.affine)
     masks = encode(read_case_labels(case, content).data, scheme, model.region_set)
