@@ -63,7 +63,7 @@ def train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine(epoch, stage.epochs)
         numbers = range(epoch * cases, (epoch + 1) * cases)
-        loader = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list)
+        loader: Any = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list)
         loader = fabric.setup_dataloaders(loader, move_to_device=False)
         started, steps = time.monotonic(), list[dict[str, float]]()
         for batch in loader:

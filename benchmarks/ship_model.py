@@ -1,0 +1,70 @@
+"""Turn a finished run into the built-in model: measure it, write its card, put it into the package.
+
+    python benchmarks/ship_model.py --run RUN --pretrain-run RUN --cases VALIDATION_DIR
+
+The networks and the substitute are copied as training left them; only the card is new.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from subsets import markdown, measure, reliability
+
+from m3ae_core.bundle import load_bundle, save_bundle
+from m3ae_core.data.builtin import builtin_bundle
+from m3ae_core.data.case import find_cases
+from m3ae_core.files import write_text
+from m3ae_core.regions import BRATS_2023
+
+DATA = (
+    "BraTS-Africa (BraTS 2023 Sub-Saharan Africa), The Cancer Imaging Archive, https://doi.org/10.7937/v8h6-8x67, "
+    "CC BY 4.0. Cite Adewole et al., arXiv:2305.19369."
+)
+CARD = Path(__file__).with_name("model_card.md")
+
+
+def minutes(run: Path) -> tuple[float, int]:
+    """Return the minutes all epochs of a run took together, and their number."""
+    epochs = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    seconds = [epoch["seconds"] for epoch in epochs if "seconds" in epoch]
+    return sum(seconds) / 60, len(seconds)
+
+
+def main(run: Path, pretrain_run: Path, cases: Path) -> None:
+    bundle = load_bundle(run / "bundle")
+    table = measure(bundle, find_cases(cases), BRATS_2023)
+    (first, first_epochs), (second, second_epochs) = minutes(pretrain_run), minutes(run)
+    card = {
+        **bundle.card,
+        "name": "demo-2mm",
+        "intended_use": "Research use only. Not a medical device.",
+        "data": DATA,
+        "licence": "CC BY 4.0",
+        "training_minutes": {"pretrain": round(first), "finetune": round(second)},
+        "validation_cases": list(next(iter(table.values()))),
+        "reliability": reliability(table),
+    }
+    folder = save_bundle(replace(bundle, card=card), builtin_bundle())
+    text = CARD.read_text("utf-8").format(
+        name=card["name"],
+        preset=bundle.config.preset,
+        channels=bundle.config.network.base_channels,
+        count=len(card["training_cases"]),
+        data=DATA,
+        precision=card["precision"],
+        pretrain_minutes=first,
+        pretrain_epochs=first_epochs,
+        finetune_minutes=second,
+        finetune_epochs=second_epochs,
+        table=markdown(table),
+    )
+    write_text(folder / "MODEL_CARD.md", text)
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
