@@ -11,11 +11,12 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.phantom import AFFINE, phantom
+from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.events import Progress
 from m3ae_core.inference import device as devices
-from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction, sidecar_of
+from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2021, BRATS_2023, REGIONS, encode
 from tiny import RECIPE, random_bundle

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError
-from m3ae_core.inference.predictor import sidecar_of
 from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, scheme_named
 
 
@@ -65,11 +64,8 @@ def _scheme(labels: Volume, name: str | None) -> LabelScheme:
     if name is not None:
         return scheme_named(name)
     assert labels.path is not None  # noqa: S101  it was read from a file
-    sidecar = sidecar_of(labels.path)
-    try:
-        return scheme_named(json.loads(sidecar.read_text("utf-8"))["labels"]["scheme"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if saved := saved_scheme(labels.path):
+        return saved
     try:
         return detect_scheme(np.unique(labels.data).tolist())
     except InputError as error:

@@ -22,6 +22,7 @@ from m3ae_core.config import Shape
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import StandardCase, standardise
+from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
@@ -248,11 +249,6 @@ def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     write_labels(path, prediction.labels, prediction.affine)
     write_json(sidecar, prediction.provenance)
     return path, sidecar
-
-
-def sidecar_of(path: Path) -> Path:
-    """Return the path of the sidecar of a label file: the same name with ``.json``."""
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def _warnings(standard: StandardCase) -> tuple[str, ...]:

@@ -1,0 +1,22 @@
+"""The JSON sidecar beside a label file: where it is, and what label scheme it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from m3ae_core.errors import ConfigError
+from m3ae_core.regions import LabelScheme, scheme_named
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return the path of the sidecar of a label file: the same name with ``.json``."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def saved_scheme(path: Path) -> LabelScheme | None:
+    """Return the label scheme that the sidecar of a label file names, or None if it names none."""
+    try:
+        return scheme_named(json.loads(sidecar_of(path).read_text("utf-8"))["labels"]["scheme"])
+    except (OSError, ValueError, LookupError, TypeError, ConfigError):
+        return None
