@@ -311,6 +311,24 @@ def test_bad_file(bad: Bad, tmp_path: Path) -> None:
     assert error.path == path
 
 
+def test_the_message_shows_the_constant_value(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(nifti(np.full(SHAPE, -3.5, "float32")))
+    with pytest.raises(InputError, match=r"value -3\.5\."):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_the_message_counts_and_places_what_is_wrong(tmp_path: Path) -> None:
+    data = voxels("float32")
+    data[1, 2, 3], data[4, 0, 0] = np.nan, np.inf
+    (tmp_path / "a.nii").write_bytes(nifti(data))
+    for read in (read_volume, read_labels):
+        with pytest.raises(InputError, match=r"2 voxels .* first at index \(1, 2, 3\)"):
+            read(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes(with_value(0.5))
+    with pytest.raises(InputError, match=r"1 label .* 0\.5 at index \(1, 2, 3\)"):
+        read_labels(tmp_path / "a.nii")
+
+
 def test_the_message_shows_the_dimensions(tmp_path: Path) -> None:
     for dims, shown in (((2, 30, 7), "2 dimensions (30×7)"), ((0, 5, 6), "0 dimensions (none)")):
         (tmp_path / "a.nii").write_bytes(patched(dim=(*dims, 1, 1, 1, 1, 1)))

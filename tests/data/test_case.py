@@ -252,6 +252,13 @@ def test_grids_within_the_tolerance_are_one(files: CaseFiles) -> None:
                 require_same_grid(pair)
 
 
+def test_volumes_without_files_can_be_compared() -> None:
+    small, large = (Volume(np.zeros(shape, np.float32), AFFINE) for shape in ((2, 2, 2), (2, 2, 3)))
+    with pytest.raises(InputError, match=r"^The images do not lie on one grid:\n  T1: 2 × 2 × 2") as caught:
+        require_same_grid({"T1": small, "T2": large})
+    assert caught.value.path is None
+
+
 def test_a_tilt_that_moves_only_distant_voxels_is_noticed(files: CaseFiles) -> None:
     volume = read_volume(files.images["T1"])
     affine = volume.affine.copy()

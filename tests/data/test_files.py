@@ -82,6 +82,12 @@ def test_an_error_while_writing_keeps_the_old_file(code: int, target: Path) -> N
     assert_untouched(target)
 
 
+def test_an_error_without_a_number_is_told_too(target: Path) -> None:
+    with pytest.raises(OutputError, match="the cable came off"):
+        atomic_write(target, half_then(OSError("the cable came off")))
+    assert_untouched(target)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("inline_container.cc"), MemoryError(), KeyboardInterrupt()])
 def test_other_errors_pass_but_leave_nothing(error: BaseException, target: Path) -> None:
     with pytest.raises(type(error)):

@@ -199,9 +199,6 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
     names = modalities.subset(files.images).present
     if not names:
         raise _no_sequence(f"The case {files.name} has no sequence", modalities)
-    for first, second in combinations(names, 2):
-        if _same_file(files.images[first], files.images[second]):
-            raise _duplicate(first, second, files.images)
     volumes = {name: read_volume(files.images[name]) for name in names}
     require_same_grid(volumes)
     for first, second in combinations(names, 2):
@@ -304,14 +301,6 @@ def _walk(folder: Path, modalities: ModalitySet, depth: int) -> Iterator[CaseFil
         for child in _visible(folder):
             if child.is_dir():
                 yield from _walk(child, modalities, depth - 1)
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    """Tell whether two paths lead to one file; files that are not there are reported when they are read."""
-    try:
-        return first.samefile(second)
-    except (OSError, ValueError):
-        return False
 
 
 def _describe(volume: Volume) -> str:

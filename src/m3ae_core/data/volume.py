@@ -272,7 +272,7 @@ def _first(mask: npt.NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def _write(path: Path, data: npt.NDArray[Any], affine: Affine) -> Path:
-    """Write an array with a fresh NIfTI-1 header: slope 1, intercept 0, mm, sform and qform alike."""
+    """Write an array with a fresh NIfTI-1 header: unscaled, in mm, sform and qform alike."""
     if not path.name.endswith((".nii", ".nii.gz")):
         raise OutputError("The name has another ending.", "Use .nii or .nii.gz.", path=path, code="suffix")
     affine = np.asarray(affine, np.float64)
@@ -281,7 +281,6 @@ def _write(path: Path, data: npt.NDArray[Any], affine: Affine) -> Path:
         raise OutputError(f"This cannot be a volume: {problem}.", "Correct it.", path=path, code="affine")
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
-    image.header.set_slope_inter(1, 0)
     image.set_sform(affine, _ALIGNED)
     image.set_qform(affine, _ALIGNED)
     content: bytes = image.to_bytes()
