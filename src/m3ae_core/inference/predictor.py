@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import Shape
 from m3ae_core.data.case import Case
@@ -27,14 +22,13 @@ from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
 from m3ae_core.files import write_json
-from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory
+from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory, memory_format, to_device
+from m3ae_core.inference.provenance import describe, find_warnings
 from m3ae_core.inference.windows import pad_to, sliding_logits
 from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.model.unet import STRIDE
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
-
-NOTICE = "Research use only. Not a medical device. Check every result."
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +127,22 @@ class Predictor:
         maps = self._to_case(logits[inside].sigmoid(), standard.grid.cropped(low, size), case)
         masks = np.stack([maps[name] > 0.5 for name in self.config.regions])
         labels = decode(masks, scheme, self.config.region_set)
-        warnings = _warnings(standard)
-        provenance = self._provenance(case, standard, scheme, labels, [*fallbacks], warnings)
-        yield Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, provenance)
+        warnings = find_warnings(standard)
+        record = describe(
+            self.bundle,
+            standard,
+            case,
+            scheme,
+            labels,
+            device=self.device,
+            fallbacks=fallbacks,
+            warnings=warnings,
+        )
+        yield Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, record)
 
     def _use(self, device: torch.device) -> None:
-        layout = torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
         self.device = device
-        self.segmenter.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.segmenter.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
 
     def _region(self, standard: StandardCase) -> tuple[Shape, Shape]:
         """Return the first voxel and the size of the part of the template that is segmented."""
@@ -173,7 +175,7 @@ class Predictor:
         """Return logits on the CPU; if the GPU's memory runs out, the same window is computed on the CPU."""
         try:
             with autocast(self.device):
-                logits = self.segmenter.predict(x.to(self.device, non_blocking=True)).float().cpu()
+                logits = self.segmenter.predict(to_device(x, self.device)).float().cpu()
         except RuntimeError as error:
             if self.device.type == "cpu" or not is_out_of_memory(error):
                 raise
@@ -194,48 +196,6 @@ class Predictor:
         maps = probabilities.numpy()
         return {name: resample(maps[index], grid, own) for index, name in enumerate(self.config.regions)}
 
-    def _provenance(
-        self,
-        case: Case,
-        standard: StandardCase,
-        scheme: LabelScheme,
-        labels: npt.NDArray[np.uint8],
-        fallbacks: list[str],
-        warnings: tuple[str, ...],
-    ) -> dict[str, Any]:
-        voxel_ml = abs(float(np.linalg.det(case.affine[:3, :3]))) / 1000
-        volumes = {
-            name: round(np.count_nonzero(labels == value) * voxel_ml, 3) for name, value in scheme.values
-        }
-        subset = standard.subset
-        return {
-            "notice": NOTICE,
-            "made_by": {"napari-m3ae": __version__, "edited": False},
-            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "case": case.name,
-            "sequences_present": {name: _voxel_hash(case.volumes[name].data) for name in subset.present},
-            "sequences_substituted": list(subset.missing),
-            "model": {
-                "name": self.bundle.name,
-                "sha256": self.bundle.sha256,
-                "preset": self.config.preset,
-                "licence": self.bundle.card.get("licence"),
-                "substitute_origin": self.config.inference.substitute_origin,
-                "window": self.config.inference.window,
-            },
-            "reliability": self.bundle.card.get("reliability", {}).get(str(subset)),
-            "labels": {"scheme": scheme.name, "values": dict(scheme.values), "volumes_ml": volumes},
-            "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
-            "device": {"name": str(self.device), "threads": torch.get_num_threads(), "fallbacks": fallbacks},
-            "warnings": list(warnings),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "nibabel": nibabel.__version__,
-            },
-        }
-
 
 def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     """Write the labels (NIfTI) and, beside them, the JSON sidecar; return both paths.
@@ -249,20 +209,3 @@ def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     write_labels(path, prediction.labels, prediction.affine)
     write_json(sidecar, prediction.provenance)
     return path, sidecar
-
-
-def _warnings(standard: StandardCase) -> tuple[str, ...]:
-    placement, found = standard.placement, []
-    if placement.method == "brain centre":
-        found.append(
-            "The images are not in the model's space (SRI24), as far as their headers tell; the brain was "
-            "centred on the template. Register the images to SRI24 for results you can rely on."
-        )
-    if placement.inside < 0.98:
-        share = 100 * (1 - placement.inside)
-        found.append(f"{share:.0f} % of the box around the brain lies outside the model's field of view.")
-    return tuple(found)
-
-
-def _voxel_hash(data: npt.NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,8 @@ from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import ConfigError
 from m3ae_core.files import atomic_write
-from m3ae_core.inference.predictor import NOTICE, Prediction
+from m3ae_core.inference.predictor import Prediction
+from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.regions import COLOURS, LabelScheme
 
 
@@ -42,41 +45,26 @@ def save_figure(
     ConfigError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "Figures need matplotlib, which is not installed.",
-            "Run: pip install 'napari-m3ae[report]'.",
-            code="no-matplotlib",
-        ) from error
-
+    figure = _figure(len(bundle.config.modalities) + 1 + (reference is not None))
     standard = standardise(case, bundle.config)
-    labels = _colours(prediction.labels, prediction.scheme, case, standard.grid)
-    truth = None if reference is None else _colours(reference, reference_scheme, case, standard.grid)
-    tumour = labels if labels[..., 3].any() or truth is None else truth
-    level = int(tumour[..., 3].sum(axis=(1, 2)).argmax())
+    overlays = {"Prediction": _colours(prediction.labels, prediction.scheme, case, standard.grid)}
+    if reference is not None:
+        overlays["Reference"] = _colours(reference, reference_scheme, case, standard.grid)
+    marked = next((o for o in overlays.values() if o[..., 3].any()), overlays["Prediction"])
+    level = int(marked[..., 3].sum(axis=(1, 2)).argmax())
+
     names = bundle.config.modalities
-    columns = len(names) + 1 + (truth is not None)
-    figure = Figure(figsize=(2.3 * columns, 3.3), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns)
-    for channel, (axis, name) in enumerate(zip(axes, names, strict=False)):
-        given = name in standard.subset
-        image = standard.image[channel] if given else bundle.substitute[channel].numpy()
-        limits = (0.0, 1.0) if given else tuple(np.percentile(image, (1, 99)))
-        axis.imshow(image[level], cmap="gray", vmin=limits[0], vmax=limits[1])
-        colour = "white" if given else "orange"
-        axis.set_title(name if given else f"{name}: missing\nsubstitute (learned)", color=colour, fontsize=9)
-    ground = standard.image[names.index(standard.subset.present[0])]
-    overlays = [("Prediction", labels)] + ([("Reference", truth)] if truth is not None else [])
-    for axis, (title, overlay) in zip(axes[len(names) :], overlays, strict=True):
-        axis.imshow(ground[level], cmap="gray", vmin=0, vmax=1)
+    for channel, (axis, name) in enumerate(zip(figure.axes, names, strict=False)):
+        if name in standard.subset:
+            _draw(axis, standard.image[channel, level], (0, 1), name)
+        else:
+            image = bundle.substitute[channel].numpy()
+            title = f"{name}: missing\nsubstitute (learned)"
+            _draw(axis, image[level], np.percentile(image, (1, 99)).tolist(), title, "orange")
+    ground = standard.image[names.index(standard.subset.present[0]), level]
+    for axis, (title, overlay) in zip(figure.axes[len(names) :], overlays.items(), strict=True):
+        _draw(axis, ground, (0, 1), title)
         axis.imshow(overlay[level])
-        axis.set_title(title, color="white", fontsize=9)
-    for axis in axes:
-        axis.set_axis_off()
     legend = " · ".join(f"{colour_name(colour)} {tissue}" for tissue, colour in COLOURS.items())
     figure.suptitle(
         f"{case.name}: segmented from {prediction.subset} by {bundle.name}", color="white", fontsize=10
@@ -88,6 +76,29 @@ def save_figure(
 def colour_name(colour: str) -> str:
     """Return the plain name of a display colour."""
     return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
+
+
+def _figure(columns: int) -> Any:
+    """Return an empty figure with one row of panels, drawn without a display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "Figures need matplotlib, which is not installed.",
+            "Run: pip install 'napari-m3ae[report]'.",
+            code="no-matplotlib",
+        ) from error
+    figure = Figure(figsize=(2.3 * columns, 3.3), facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.subplots(1, columns)
+    return figure
+
+
+def _draw(axis: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:
+    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
+    axis.set_title(title, color=colour, fontsize=9)
+    axis.set_axis_off()
 
 
 def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid) -> FloatArray:

@@ -1,0 +1,95 @@
+"""How a segmentation was made: the content of its sidecar, and the warnings a user must see."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from m3ae_core import __version__
+from m3ae_core.bundle import Bundle
+from m3ae_core.data.case import Case
+from m3ae_core.data.preprocess import StandardCase
+from m3ae_core.regions import LabelScheme
+
+NOTICE = "Research use only. Not a medical device. Check every result."
+
+
+def describe(
+    bundle: Bundle,
+    standard: StandardCase,
+    case: Case,
+    scheme: LabelScheme,
+    labels: npt.NDArray[np.uint8],
+    *,
+    device: torch.device,
+    fallbacks: Sequence[str],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Return the JSON-ready record of one prediction.
+
+    Sequences are identified by the SHA-256 of their decoded voxels, never by a path; volumes are in mL.
+    """
+    subset = standard.subset
+    return {
+        "notice": NOTICE,
+        "made_by": {"napari-m3ae": __version__, "edited": False},
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "case": case.name,
+        "sequences_present": {name: _voxel_hash(case.volumes[name].data) for name in subset.present},
+        "sequences_substituted": list(subset.missing),
+        "model": {
+            "name": bundle.name,
+            "sha256": bundle.sha256,
+            "preset": bundle.config.preset,
+            "licence": bundle.card.get("licence"),
+            "inference": bundle.config.inference.model_dump(mode="json"),
+        },
+        "reliability": bundle.card.get("reliability", {}).get(str(subset)),
+        "labels": {
+            "scheme": scheme.name,
+            "values": dict(scheme.values),
+            "volumes_ml": _volumes_ml(labels, scheme, case.affine),
+        },
+        "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
+        "device": {"name": str(device), "threads": torch.get_num_threads(), "fallbacks": list(fallbacks)},
+        "warnings": list(warnings),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "nibabel": nibabel.__version__,
+        },
+    }
+
+
+def find_warnings(standard: StandardCase) -> tuple[str, ...]:
+    """Return what a user must know about how the case lies on the template, as sentences."""
+    placement, found = standard.placement, []
+    if placement.method == "brain centre":
+        found.append(
+            "The images are not in the model's space (SRI24), as far as their headers tell; the brain was "
+            "centred on the template. Register the images to SRI24 for results you can rely on."
+        )
+    if placement.inside < 0.98:
+        share = 100 * (1 - placement.inside)
+        found.append(f"{share:.0f} % of the box around the brain lies outside the model's field of view.")
+    return tuple(found)
+
+
+def _volumes_ml(
+    labels: npt.NDArray[np.uint8], scheme: LabelScheme, affine: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    return {tissue: round(np.count_nonzero(labels == value) * voxel_ml, 3) for tissue, value in scheme.values}
+
+
+def _voxel_hash(data: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()
