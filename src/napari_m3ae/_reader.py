@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3ae_core.data.case import CaseFiles, find_case, match_files, read_case, read_case_labels
+from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError
-from m3ae_core.regions import LabelScheme, detect_scheme, scheme_named
+from m3ae_core.regions import LabelScheme, detect_scheme
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _holds_case(folder: Path) -> bool:
 def _read_file(path: Path) -> LayerData:
     alone = match_files([path])
     name, source = _case_of(path, alone)
-    if scheme := _saved_scheme(path):
+    if scheme := saved_scheme(path):
         volume = read_labels(path)
         return layers.labels_layer(volume.data, volume.affine, path.name, scheme, case=name, source=source)
     if alone.labels:
@@ -91,15 +91,6 @@ def _case_of(path: Path, alone: CaseFiles) -> tuple[str, str]:
     except M3AEError:
         return alone.name, str(path.parent / alone.name)
     return files.name, str(path.parent)
-
-
-def _saved_scheme(path: Path) -> LabelScheme | None:
-    """The label scheme of a segmentation that M3AE saved: the record beside it says so."""
-    record = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    try:
-        return scheme_named(json.loads(record.read_text("utf-8"))["labels"]["scheme"])
-    except (OSError, ValueError, LookupError, TypeError, M3AEError):
-        return None
 
 
 def _labels(volume: Volume, case: str, source: str, scheme: LabelScheme | None) -> LayerData:
