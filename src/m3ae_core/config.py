@@ -255,6 +255,11 @@ class Recipe(Frozen):
             raise ValueError(
                 "finetune drops no modality, so no two situations differ; set allow_identical_pair"
             )
+        situations = () if self.finetune.validate_on == "all" else self.finetune.validate_on
+        if unknown := {name for names in situations for name in names} - set(self.model.modalities):
+            raise ValueError(
+                f"finetune.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
+            )
         if len(grid.affine) != 4:
             raise ValueError("model.grid.affine must be 4×4")
         return self

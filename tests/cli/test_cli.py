@@ -132,7 +132,7 @@ def test_both_stages(place, capsys):
     assert run("pretrain", *common, "--output", place / "one") == 0
     assert run("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two") == 0
     assert run("info", place / "two" / "bundle") == 0
-    assert "epoch 3/3" in capsys.readouterr().err
+    assert "epoch 3/3" in capsys.readouterr().out
 
 
 def toml(recipe) -> str:

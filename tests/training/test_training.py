@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle
-from m3ae_core.data.case import read_case
+from m3ae_core.config import parse_recipe
+from m3ae_core.data.case import find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Saved, StepDone, Validated
 from m3ae_core.inference.predictor import Predictor
@@ -98,6 +99,27 @@ def test_the_bundle_predicts(second_stage, cases):
     predictor = Predictor(load_bundle(second_stage[0] / "bundle"), "cpu")
     case = read_case(cases[0]).only("T2")
     assert predictor.predict(case).labels.shape == case.shape
+
+
+def test_two_modalities(cases, tmp_path):
+    """Nothing is wired to four: a model of FLAIR and T2 trains and predicts from either."""
+    content = RECIPE.model_dump()
+    content["model"]["modalities"] = ("T2", "FLAIR")
+    content["finetune"]["validate_on"] = "all"
+    for stage in ("pretrain", "finetune"):
+        content[stage]["epochs"] = 1
+    content["pretrain"]["masking"]["ratio"] = 0.75
+    recipe = parse_recipe(content)
+    list(pretrain(recipe, cases, tmp_path / "one", device="cpu"))
+    run = finetune(
+        recipe, cases[:2], tmp_path / "one/bundle", tmp_path / "two", validation=cases[2:], device="cpu"
+    )
+    validated = of(Validated, list(run))[0]
+    assert list(validated.by_subset) == ["T2", "FLAIR", "T2+FLAIR"]
+    predictor = Predictor(load_bundle(tmp_path / "two" / "bundle"), "cpu")
+    modalities = recipe.model.modality_set
+    case = read_case(find_case(cases[0].images["T2"].parent, modalities), modalities).only("FLAIR")
+    assert predictor.predict(case).provenance["sequences_substituted"] == ["T2"]
 
 
 def test_the_log_is_the_history(second_stage):
