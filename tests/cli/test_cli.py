@@ -1,6 +1,7 @@
 """The command line as a user meets it: results on success; one message, exit code 2 and no file on a mistake."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,19 @@ def test_predict_a_folder(place, capsys):
     out = place / "labels.nii.gz"
     assert run("predict", place / "cases" / "p1", "--bundle", place / "model", "--output", out) == 0
     assert read_labels(out).data.any()
-    assert "substituted nothing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "substituted nothing" in printed
+    assert "not measured" in printed
     assert json.loads((place / "labels.json").read_text())["sequences_substituted"] == []
+
+
+def test_predict_quotes_the_reliability_of_the_subset(place, capsys):
+    figures = {region: {"median": 0.5, "q1": 0.25, "q3": 0.75, "n": 5} for region in ("WT", "TC", "ET")}
+    save_bundle(replace(random_bundle(), card={"reliability": {"T2": figures}}), place / "measured")
+    case = place / "cases" / "p1" / "p1-t2w.nii.gz"
+    assert run("predict", "--t2", case, "--bundle", place / "measured", "--output", place / "o.nii.gz") == 0
+    assert "5 validation cases, median Dice (quartiles): WT 0.50 (0.25-0.75)" in capsys.readouterr().out
+    assert json.loads((place / "o.json").read_text())["reliability"] == figures
 
 
 def test_predict_single_files(place, capsys):

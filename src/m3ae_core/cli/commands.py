@@ -76,6 +76,7 @@ def predict(
     prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme)))
     labels, sidecar = save_prediction(prediction, output)
     print(f"used {prediction.subset}; substituted {', '.join(prediction.subset.missing) or 'nothing'}")
+    _print_reliability(prediction.provenance["reliability"])
     for warning in prediction.warnings:
         print(f"warning: {warning}")
     print(f"labels  {printable(labels)}\nsidecar {printable(sidecar)}")
@@ -138,6 +139,7 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     figure = save_figure(output / f"{files.name}-m3ae.png", case, bundle, prediction, reference, BRATS_2023)
     print(f"case {files.name}: given {prediction.subset}; substituted {', '.join(prediction.subset.missing)}")
     _print_dice(dice_by_region(prediction.labels, reference, BRATS_2023))
+    _print_reliability(prediction.provenance["reliability"])
     print("\n".join(f"wrote {printable(path)}" for path in (labels, sidecar, figure)))
     print(prediction.provenance["notice"])
     if viewer:
@@ -306,6 +308,18 @@ def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None
 
 def _print_dice(dice: dict[str, float]) -> None:
     print("Dice    " + "  ".join(f"{region} {value:.3f}" for region, value in dice.items()))
+
+
+def _print_reliability(measured: dict[str, dict[str, float]] | None) -> None:
+    """Say how good the model was with this subset where that was measured."""
+    if measured is None:
+        print("not measured: how reliable this model is with these sequences")
+        return
+    quartiles = "  ".join(
+        f"{region} {q['median']:.2f} ({q['q1']:.2f}-{q['q3']:.2f})" for region, q in measured.items()
+    )
+    count = min(int(q["n"]) for q in measured.values())
+    print(f"measured with these sequences on {count} validation cases, median Dice (quartiles): {quartiles}")
 
 
 def _stem(path: Path) -> str:
