@@ -88,6 +88,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> CaseFiles:
         ("mask_of_t2.nii.gz", "labels"),
         ("brain_mask.nii.gz", ""),
         ("t1_brain_mask.nii.gz", ""),
+        ("patient t1c segmentation.nii.gz", "labels"),
+        # our own results are neither input nor reference
+        ("M3AE segmentation [FLAIR+T2].nii.gz", ""),
+        ("patient_t2_m3ae.nii.gz", ""),
         # not a token
         ("t1cat.nii", ""),
         ("patientt1.nii", ""),

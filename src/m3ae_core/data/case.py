@@ -16,7 +16,9 @@ from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
 
 #: File-name tokens that announce a label map.
-LABEL_TOKENS = frozenset({"seg", "segm", "dseg", "label", "labels", "mask"})
+LABEL_TOKENS = frozenset({"seg", "segm", "dseg", "segmentation", "label", "labels", "mask"})
+#: File-name token of our own results, which are neither input nor reference when they lie beside a case.
+OWN_TOKEN = "m3ae"
 #: Channel numbers that end a name in the Medical Segmentation Decathlon, in its order.
 CHANNEL_SUFFIXES = {"0000": "FLAIR", "0001": "T1", "0002": "T1c", "0003": "T2"}
 #: Largest distance in mm between two files' ideas of where a voxel is.
@@ -111,7 +113,7 @@ def match_files(paths: Iterable[Path | str], modalities: ModalitySet = BRATS) ->
     Names are split at everything that is neither letter nor digit. A word like ``seg`` or ``mask`` marks a
     label map (but not together with ``brain``); else the last known token decides, alone (``t1ce``) or joined
     with its neighbour (``t1_ce``). The case takes its name from what precedes that token if all images agree,
-    else from their folder. Files that are not NIfTI or not recognised are left out.
+    else from their folder. Files that are not NIfTI, not recognised, or our own results (``m3ae``) are left out.
 
     Raises
     ------
@@ -255,7 +257,7 @@ def _recognise(path: Path, modalities: ModalitySet) -> tuple[str, str]:
     stem = re.sub(r"\.nii(\.gz)?\Z", "", path.name, flags=re.IGNORECASE)
     words = list(re.finditer(r"[A-Za-z0-9]+", stem))
     tokens = [word.group().lower() for word in words]
-    if stem == path.name or not tokens:
+    if stem == path.name or not tokens or OWN_TOKEN in tokens:
         return "", ""
     if not LABEL_TOKENS.isdisjoint(tokens):
         return ("", "") if "brain" in tokens else ("labels", "")
