@@ -15,10 +15,9 @@ from pathlib import Path
 # neither read nor write the user's settings
 os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
+import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
-
-import napari
 
 SIZE = (1500, 950)
 

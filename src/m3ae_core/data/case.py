@@ -18,7 +18,7 @@ from m3ae_core.modalities import BRATS, ModalitySet, Subset
 #: File-name tokens that announce a label map.
 LABEL_TOKENS = frozenset({"seg", "segm", "dseg", "segmentation", "label", "labels", "mask"})
 #: File-name token of our own results, which are neither input nor reference when they lie beside a case.
-OWN_TOKEN = "m3ae"
+OWN_RESULT = "m3ae"
 #: Channel numbers that end a name in the Medical Segmentation Decathlon, in its order.
 CHANNEL_SUFFIXES = {"0000": "FLAIR", "0001": "T1", "0002": "T1c", "0003": "T2"}
 #: Largest distance in mm between two files' ideas of where a voxel is.
@@ -257,7 +257,7 @@ def _recognise(path: Path, modalities: ModalitySet) -> tuple[str, str]:
     stem = re.sub(r"\.nii(\.gz)?\Z", "", path.name, flags=re.IGNORECASE)
     words = list(re.finditer(r"[A-Za-z0-9]+", stem))
     tokens = [word.group().lower() for word in words]
-    if stem == path.name or not tokens or OWN_TOKEN in tokens:
+    if stem == path.name or not tokens or OWN_RESULT in tokens:
         return "", ""
     if not LABEL_TOKENS.isdisjoint(tokens):
         return ("", "") if "brain" in tokens else ("labels", "")
