@@ -1,6 +1,7 @@
 """The command line as a user meets it: results on success; one message, exit code 2 and no file on a mistake."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,3 +174,29 @@ def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
         (tmp_path / name[0] / f"{name}.nii.gz").touch()
     found = _cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
     assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]
+
+
+def test_demo_on_the_built_in_case_and_model(tmp_path, capsys):
+    """The main job as a newcomer meets it: real images, the shipped model, two of four sequences."""
+    out = tmp_path / "out"
+    assert run("demo", "--output", out, "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    assert "given FLAIR+T2; substituted T1, T1c" in printed
+    dice = {region: float(value) for region, value in re.findall(r"(WT|TC|ET) ([01]\.\d{3})\b", printed)}
+    assert dice["WT"] > 0.6  # far from a random model, safely below what the model card says
+    name = "BraTS-SSA-00080-000-m3ae"
+    assert {path.name for path in out.iterdir()} == {f"{name}.nii.gz", f"{name}.json", f"{name}.png"}
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["sequences_substituted"] == ["T1", "T1c"]
+    assert record["model"]["licence"] == "CC BY 4.0"
+    assert record["reliability"]["WT"]["n"] == 5
+    assert read_labels(out / f"{name}.nii.gz").shape == (240, 240, 155)
+
+
+def test_the_built_in_model_has_a_card(capsys):
+    assert run("info") == 0
+    card = json.loads(capsys.readouterr().out)["card"]
+    assert "BraTS-Africa" in card["data"]
+    assert len(card["reliability"]) == 15
+    assert len(card["training_cases"]) == 22
+    assert not set(card["training_cases"]) & set(card["validation_cases"])
