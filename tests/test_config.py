@@ -63,7 +63,8 @@ def test_the_defaults_are_the_papers_numbers() -> None:
 
 
 def test_a_model_knows_its_modalities_and_regions() -> None:
-    model = parse_recipe({"model": {"modalities": ["T2", "CT"], "regions": ["ET", "WT"]}}).model
+    content = {"modalities": ["T2", "CT"], "regions": ["ET", "WT"]}
+    model = parse_recipe({"model": content, "finetune": {"validate_on": "all"}}).model
     assert model.modality_set.names == ("T2", "CT")
     assert "t2w" in model.modality_set.modalities[0].aliases
     assert [region.name for region in model.region_set] == ["ET", "WT"]
@@ -172,6 +173,8 @@ def test_the_demo_recipe_averages_whole_blocks_of_the_atlas() -> None:
         ("[pretrain]\nmasking.max_dropped = 4", "masking.max_dropped 4"),
         ("[finetune]\nmax_dropped = 4", "finetune.max_dropped 4"),
         ("[finetune]\nmax_dropped = 0", "allow_identical_pair"),
+        ("[finetune]\nvalidate_on = [['T1', 'CT']]", "finetune.validate_on names CT"),
+        ("[model]\nmodalities = ['CT']\n[finetune]\nvalidate_on = 'all'", "allow_identical_pair"),
     ],
 )
 def test_what_cannot_work_is_refused_by_file_and_setting(tmp_path: Path, text: str, setting: str) -> None:
@@ -200,7 +203,8 @@ def test_every_wrong_setting_is_named() -> None:
         {"pretrain": {"masking": {"ratio": 0.1, "patches": False}}},
         {"finetune": {"max_dropped": 0, "allow_identical_pair": True}},
         {"finetune": {"max_dropped": 1}},
-        {"model": {"modalities": ["T1", "T2"], "inference": {"window": "brain"}}},
+        {"model": {"inference": {"window": "brain"}}},
+        {"model": {"modalities": ["T1", "T2"]}, "finetune": {"validate_on": [["T1"], ["T1", "T2"]]}},
     ],
 )
 def test_what_is_just_possible_is_accepted(content: dict[str, Any]) -> None:
