@@ -14,7 +14,7 @@ from typing import Any
 from m3ae_core.errors import OutputError, printable
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     """Write a file so that `path` always holds either the old content or the whole new one.
 
     `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is

@@ -19,7 +19,10 @@ from m3ae_core.files import atomic_write, sha256
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as safetensors, atomically; return the file's SHA-256."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write(path, lambda temporary: safetensors.torch.save_file(contiguous, temporary))
+    content = safetensors.torch.save(
+        contiguous
+    )  # its own save_file makes files that only their owner can read
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
     return sha256(path)
 
 
