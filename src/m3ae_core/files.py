@@ -81,7 +81,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
+def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         write(temporary)
