@@ -53,6 +53,20 @@ def test_a_block_is_its_input_plus_a_change() -> None:
     torch.testing.assert_close(x, before)  # the activations work in place, but not on the input
 
 
+def test_skips_are_added() -> None:
+    """With nothing coming up from below, and blocks that change nothing, a scale is what the encoder saw."""
+    network = ResidualUNet(2, TINY)
+    for part in (*network.reduce, *(level[0].conv2 for level in network.decoder)):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    x = torch.randn(1, 2, 16, 16, 16)
+    with torch.no_grad():
+        features = network(x)
+        for level, name in enumerate(("full", "half", "quarter", "bottleneck")):
+            x = network.encoder[level](network.down[level](x))
+            torch.testing.assert_close(getattr(features, name), x)
+
+
 def test_cases_of_a_batch_do_not_meet() -> None:
     """Both situations of fine-tuning go through as one batch: no normalisation couples them."""
     network = ResidualUNet(2, TINY).eval()
