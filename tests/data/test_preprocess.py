@@ -224,3 +224,17 @@ def test_a_brain_beside_the_template_is_refused() -> None:
     with pytest.raises(InputError, match=r"case.*field of view") as caught:
         standardise(case({"T1": data}), MODEL)
     assert caught.value.code == "off-template"
+
+
+def test_sequences_that_the_model_does_not_know_are_left_aside() -> None:
+    from tiny import RECIPE
+
+    images, _ = phantom()
+    case = Case("phantom", BRATS, {name: Volume(data, AFFINE) for name, data in images.items()})
+    model = RECIPE.model.model_copy(update={"modalities": ("T2", "FLAIR")})
+    standard = standardise(case, model)
+    assert standard.subset.present == ("T2", "FLAIR")
+    assert len(standard.image) == 2
+    with pytest.raises(InputError) as caught:
+        standardise(case.only("T1"), model)
+    assert caught.value.code == "no-sequence"

@@ -18,6 +18,7 @@ from m3ae_core.events import Progress
 from m3ae_core.inference import device as devices
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
 from m3ae_core.modalities import BRATS
+from m3ae_core.model.windows import Extent, fill_extent
 from m3ae_core.regions import BRATS_2021, BRATS_2023, REGIONS, encode
 from tiny import RECIPE, random_bundle
 
@@ -50,7 +51,10 @@ def test_the_filled_image_is_what_the_paper_says(case, predictor):
     from m3ae_core.data.preprocess import standardise
 
     standard = standardise(case.only("T1", "T2"), predictor.config)
-    filled, before = predictor._fill(standard, *predictor._region(standard))
+    inference = predictor.config.inference
+    extent = Extent.of(inference, predictor.config.grid.shape, standard.brain)
+    image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.subset.flags)
+    filled, before = fill_extent(image, missing, extent, predictor.substitute, inference)
     assert before == (0, 0, 0)
     assert torch.equal(filled[[1, 3]], torch.from_numpy(standard.image[[1, 3]]))
     assert torch.equal(filled[[0, 2]], predictor.bundle.substitute[[0, 2]])

@@ -6,14 +6,11 @@ import torch
 
 from golden import OUTPUTS, REGIONS, SCALARS, X, draw, released_weights, sigmoid
 from m3ae_core import losses
-from m3ae_core.bundle import Bundle
 from m3ae_core.config import load_recipe
-from m3ae_core.data.grid import Grid, Placement
-from m3ae_core.data.preprocess import StandardCase
-from m3ae_core.inference.predictor import Predictor
-from m3ae_core.inference.windows import sliding_logits
 from m3ae_core.model.heads import ScaledLogits
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+from m3ae_core.model.substitute import SubstituteImage
+from m3ae_core.model.windows import Extent, whole_logits
 from m3ae_core.official import translate
 
 CONFIG = load_recipe("official").model
@@ -112,17 +109,13 @@ def test_regulariser():
 
 def test_filled_sliding_window(segmenter):
     """The released evaluation reads the substitute at each window's own coordinates; filling first gives the same."""
-    image = sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0]
-    grid = CONFIG.grid.model_copy(update={"shape": (64, 64, 64)})
+    image = torch.from_numpy(sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0])
     inference = CONFIG.inference.model_copy(update={"window": (32, 32, 32)})
-    config = CONFIG.model_copy(update={"grid": grid, "inference": inference})
-    substitute = torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0]
-    predictor = Predictor(Bundle(config, substitute, None, segmenter), "cpu")
-    present = config.modality_set.subset(["T1c", "FLAIR"])  # channels 0 and 2, T1 and T2, are missing
-    low, size = (0, 0, 0), (40, 24, 48)
-    standard = StandardCase(image, present, Grid.of(grid), Placement((0, 0, 0), "world", 1), (low, size))
-    filled, before = predictor._fill(standard, low, size)
-    with torch.no_grad():
-        *_, (_, _, logits) = sliding_logits(segmenter.predict, filled, (32, 32, 32), 0.5)
-    logits = logits[:, : size[0], before[1] : before[1] + size[1], : size[2]]
+    substitute = SubstituteImage.learned(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
+    missing = torch.tensor([True, False, True, False])  # T1 and T2
+    extent = Extent((0, 0, 0), (40, 24, 48))
+    *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)
     assert difference(logits[None], "window_logits") <= TOLERANCE
+    aligned = inference.model_copy(update={"substitute_origin": "template"})
+    *_, (_, _, other) = whole_logits(segmenter.predict, image, missing, extent, substitute, aligned)
+    assert difference(other[None], "window_logits") > 0.01  # the padded axis shifts the released origin

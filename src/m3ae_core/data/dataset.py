@@ -28,6 +28,9 @@ from m3ae_core.regions import LabelScheme, encode
 
 Sample = TypeVar("Sample")
 
+#: To be raised when the code that prepares cases changes what it makes, so that old caches are not used.
+PREPARATION = 1
+
 
 @dataclass(frozen=True, eq=False)
 class CachedCase:
@@ -121,6 +124,8 @@ class Samples(Dataset[Sample], Generic[Sample]):
         return len(self.cases) * self.stage.epochs
 
     def __getitem__(self, number: int) -> Sample:
+        if not 0 <= number < len(self):
+            raise IndexError(number)  # ends a plain loop over the samples
         epoch, position = divmod(number, len(self.cases))
         order = np.random.default_rng([self.stage.seed, 0, epoch]).permutation(len(self.cases))
         rng = np.random.default_rng([self.stage.seed, 1, epoch, position])
@@ -143,7 +148,7 @@ def _prepare(
 
 
 def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme) -> str:
-    digest = hashlib.sha256(scheme.name.encode())
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.name}".encode())
     for part in (model.grid, model.preprocess):
         digest.update(part.model_dump_json().encode())
     digest.update(",".join((*model.modalities, *model.regions)).encode())

@@ -49,18 +49,23 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
     Raises
     ------
     InputError
-        If a volume has no foreground or no contrast, or no part of the brain falls on the template.
+        If the case has none of the model's modalities, a volume has no foreground or no contrast, or no part of the
+        brain falls on the template.
     """
+    volumes = {name: case.volumes[name] for name in model.modalities if name in case.volumes}
+    if not volumes:
+        raise InputError(
+            f"The case {case.name} has none of the model's sequences.",
+            f"Add at least one of {', '.join(model.modalities)}.",
+            code="no-sequence",
+        )
     own = Grid(case.shape, case.affine)
-    low, high = brain_box(
-        np.asarray(np.stack([volume.data != 0 for volume in case.volumes.values()]).any(axis=0))
-    )
+    low, high = brain_box(np.asarray(np.stack([volume.data != 0 for volume in volumes.values()]).any(axis=0)))
     placement = locate(own, low, high, model.grid)
     grid = Grid.of(model.grid).moved(placement.offset)
     image = np.zeros((len(model.modalities), *grid.shape), np.float32)
-    for channel, name in enumerate(model.modalities):
-        if name in case.volumes:
-            image[channel] = resample(normalise(case.volumes[name], model.preprocess), own, grid)
+    for name, volume in volumes.items():
+        image[model.modalities.index(name)] = resample(normalise(volume, model.preprocess), own, grid)
     if not image.any():
         raise InputError(
             "No part of the brain lies in the model's field of view.",
@@ -68,7 +73,7 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
             path=case.name,
             code="off-template",
         )
-    subset = model.modality_set.subset(case.volumes)
+    subset = model.modality_set.subset(volumes)
     return StandardCase(image, subset, grid, placement, brain_box(np.asarray(image.any(axis=0))))
 
 

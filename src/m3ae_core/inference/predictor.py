@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from m3ae_core.bundle import Bundle
-from m3ae_core.config import Shape
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
-from m3ae_core.data.preprocess import StandardCase, standardise
+from m3ae_core.data.preprocess import standardise
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
@@ -24,10 +23,9 @@ from m3ae_core.events import Progress
 from m3ae_core.files import write_json
 from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory, memory_format, to_device
 from m3ae_core.inference.provenance import describe, find_warnings
-from m3ae_core.inference.windows import pad_to, sliding_logits
 from m3ae_core.modalities import Subset
-from m3ae_core.model.substitute import SubstituteImage, fill
-from m3ae_core.model.unet import STRIDE
+from m3ae_core.model.substitute import SubstituteImage
+from m3ae_core.model.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
 
 
@@ -88,9 +86,7 @@ class Predictor:
         self.bundle = bundle
         self.config = bundle.config
         self.segmenter = bundle.segmenter.eval()
-        substitute = SubstituteImage(len(bundle.substitute), self.config.grid.shape)
-        substitute.image.data.copy_(bundle.substitute)
-        self.substitute = substitute.requires_grad_(False)
+        self.substitute = SubstituteImage.learned(bundle.substitute)
         self._use(choose_device(device))
 
     def predict(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Prediction:
@@ -114,17 +110,19 @@ class Predictor:
         yield Progress("preparing", 0, 1)
         fallbacks: list[str] = []
         standard = standardise(case, self.config)
-        low, size = self._region(standard)
-        filled, before = self._fill(standard, low, size)
-        window = self._window(filled)
+        extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
         logits: Tensor | None = None
-        for done, total, logits in sliding_logits(  # noqa: B007  the last value is the result
-            lambda x: self._forward(x, fallbacks), filled, window, self.config.inference.overlap
+        for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
+            lambda x: self._forward(x, fallbacks),
+            torch.from_numpy(standard.image),
+            ~torch.tensor(standard.subset.flags),
+            extent,
+            self.substitute,
+            self.config.inference,
         ):
             yield Progress("segmenting", done, total)
         assert logits is not None  # noqa: S101  there is always one window
-        inside = (slice(None), *(slice(b, b + side) for b, side in zip(before, size, strict=True)))
-        maps = self._to_case(logits[inside].sigmoid(), standard.grid.cropped(low, size), case)
+        maps = self._to_case(logits.sigmoid(), standard.grid.cropped(*extent), case)
         masks = np.stack([maps[name] > 0.5 for name in self.config.regions])
         labels = decode(masks, scheme, self.config.region_set)
         warnings = find_warnings(standard)
@@ -143,32 +141,6 @@ class Predictor:
     def _use(self, device: torch.device) -> None:
         self.device = device
         self.segmenter.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
-
-    def _region(self, standard: StandardCase) -> tuple[Shape, Shape]:
-        """Return the first voxel and the size of the part of the template that is segmented."""
-        if self.config.inference.window == "template":
-            return (0, 0, 0), self.config.grid.shape
-        low, high = standard.brain
-        return low, (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-
-    def _fill(self, standard: StandardCase, low: Shape, size: Shape) -> tuple[Tensor, Shape]:
-        """Cut the image (N, *size) out, pad it to what the network takes, and fill the missing modalities."""
-        where = (slice(None), *(slice(first, first + side) for first, side in zip(low, size, strict=True)))
-        window = self.config.inference.window
-        least = (1, 1, 1) if isinstance(window, str) else window
-        wanted = [max(-(-side // STRIDE) * STRIDE, w) for side, w in zip(size, least, strict=True)]
-        image, before = pad_to(torch.from_numpy(standard.image[where]), (wanted[0], wanted[1], wanted[2]))
-        start = [first - b for first, b in zip(low, before, strict=True)]
-        if self.config.inference.substitute_origin == "window":
-            start = [0, 0, 0]
-        content = self.substitute.crop([start], (wanted[0], wanted[1], wanted[2]))[0]
-        missing = ~torch.tensor(standard.subset.flags)[:, None, None, None]
-        return fill(image, content, missing), before
-
-    def _window(self, filled: Tensor) -> Shape:
-        window = self.config.inference.window
-        depth, height, width = filled.shape[-3:]
-        return (depth, height, width) if isinstance(window, str) else window
 
     @torch.no_grad()
     def _forward(self, x: Tensor, fallbacks: list[str]) -> Tensor:

@@ -28,6 +28,13 @@ class SubstituteImage(nn.Module):
         std = (config or SubstituteConfig()).init_std
         self.image = nn.Parameter(std * torch.randn(modalities, *shape))
 
+    @classmethod
+    def learned(cls, image: Tensor) -> SubstituteImage:
+        """Return the substitute that stage 1 learned, `image` (N, D, H, W), frozen."""
+        substitute = cls(1, (1, 1, 1))
+        substitute.image = nn.Parameter(image.clone(), requires_grad=False)
+        return substitute
+
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.
 

@@ -13,7 +13,8 @@ from m3ae_core.data.dataset import CachedCase
 from m3ae_core.events import Validated
 from m3ae_core.modalities import Subset
 from m3ae_core.model.m3ae import Segmenter
-from m3ae_core.model.substitute import SubstituteImage, fill
+from m3ae_core.model.substitute import SubstituteImage
+from m3ae_core.model.windows import Extent, whole_logits
 
 
 class Validation:
@@ -33,7 +34,7 @@ class Validation:
 
     @torch.no_grad()
     def run(self, epoch: int, segmenter: Segmenter, substitute: SubstituteImage) -> Validated:
-        """Segment every case in every situation, in one pass over the template."""
+        """Segment every case in every situation, as inference will."""
         by_subset = {}
         for subset in self.subsets:
             scores = [self._dice(case, subset, segmenter, substitute) for case in self.cases]
@@ -48,8 +49,13 @@ class Validation:
     ) -> list[float]:
         device = substitute.image.device
         image = torch.from_numpy(np.array(case.image)).to(device)
-        missing = ~torch.tensor(subset.flags, device=device)[:, None, None, None]
-        mask = segmenter.predict(fill(image, substitute.image, missing)[None])[0] > 0
+        missing = ~torch.tensor(subset.flags, device=device)
+        inference = self.model.inference
+        extent = Extent.of(inference, self.model.grid.shape, case.brain)
+        *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)
+        assert logits is not None  # noqa: S101  the last window brings them
+        mask = torch.zeros(case.regions.shape, dtype=torch.bool, device=device)
+        mask[(slice(None), *(slice(a, a + n) for a, n in zip(*extent, strict=True)))] = logits > 0
         target = torch.from_numpy(np.array(case.regions)).to(device)
         return [_hard_dice(p, y) for p, y in zip(mask, target, strict=True)]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m3ae_core.inference.windows import pad_to, sliding_logits, window_starts
+from m3ae_core.model.windows import pad_to, sliding_logits, window_starts
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.75])
