@@ -54,7 +54,8 @@ def main(case: Path | None = None, bundle: Path | None = None) -> None:
     plain = encode(predictor.predict(content).labels, BRATS_2023)
     names = [region.name for region in REGIONS]
     print(
-        f"| stored | placed by | Dice to the plain answer, {'/'.join(names)} | Dice to the reference |\n|---|---|---|---|"
+        f"| stored | placed by | Dice {'/'.join(names)} to the plain answer | to the reference |\n"
+        "|---|---|---|---|"
     )
     for name, grid in variants(own).items():
         volumes = {
