@@ -21,9 +21,7 @@ from m3ae_core.config import load_recipe
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
-from m3ae_core.official import translate
-
-HEADS = {"heads.at_full": "up1conv", "heads.at_quarter": "ds_out.0", "heads.at_half": "ds_out.1"}
+from m3ae_core.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
 
 
 def arrays(segmenter: Segmenter, autoencoder: MaskedAutoencoder, config) -> dict[str, torch.Tensor]:
@@ -64,8 +62,8 @@ def scalars(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def main() -> None:
     config = load_recipe("official").model
     segmenter, autoencoder = Segmenter(config).eval(), MaskedAutoencoder(config).eval()
-    segmenter.load_state_dict(translate(released_weights(3), HEADS))
-    autoencoder.load_state_dict(translate(released_weights(4), {"head": "up1conv"}))
+    segmenter.load_state_dict(translate(released_weights(3), SEGMENTATION_HEADS))
+    autoencoder.load_state_dict(translate(released_weights(4), RECONSTRUCTION_HEAD))
     found = arrays(segmenter, autoencoder, config)
     print("| array or scalar | largest difference |\n|---|---|")
     for name, ours in found.items():

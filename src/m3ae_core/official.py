@@ -19,6 +19,10 @@ from m3ae_core.files import sha256
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import check_finite, load_pickle, load_state
 
+#: Our head modules and the released ones, for :func:`translate`.
+RECONSTRUCTION_HEAD = {"head": "up1conv"}
+SEGMENTATION_HEADS = {"heads.at_full": "up1conv", "heads.at_quarter": "ds_out.0", "heads.at_half": "ds_out.1"}
+
 
 def backbone_names() -> Iterator[tuple[str, str]]:
     """Yield (our module, released module) for every part of the backbone."""
@@ -122,14 +126,13 @@ def _substitute(tensors: dict[str, Tensor], config: ModelConfig, path: Path) -> 
 
 def _autoencoder(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> MaskedAutoencoder:
     network = MaskedAutoencoder(config)
-    load_state(network, translate(tensors, {"head": "up1conv"}), path)
+    load_state(network, translate(tensors, RECONSTRUCTION_HEAD), path)
     return network.eval()
 
 
 def _segmenter(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> Segmenter:
     network = Segmenter(config)
-    heads = {"heads.at_full": "up1conv", "heads.at_quarter": "ds_out.0", "heads.at_half": "ds_out.1"}
-    weights = translate(tensors, heads)
+    weights = translate(tensors, SEGMENTATION_HEADS)
     if not any(name.startswith("ds_out.") for name in tensors):
         # Files for inference only come without the deep-supervision heads, which prediction never reads.
         own = network.state_dict()

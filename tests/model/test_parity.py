@@ -11,7 +11,7 @@ from m3ae_core.model.heads import ScaledLogits
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
-from m3ae_core.official import translate
+from m3ae_core.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
 
 CONFIG = load_recipe("official").model
 TOLERANCE = 1e-4
@@ -20,8 +20,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     network = Segmenter(CONFIG)
-    heads = {"heads.at_full": "up1conv", "heads.at_quarter": "ds_out.0", "heads.at_half": "ds_out.1"}
-    network.load_state_dict(translate(released_weights(3), heads))
+    network.load_state_dict(translate(released_weights(3), SEGMENTATION_HEADS))
     return network.eval()
 
 
@@ -34,7 +33,7 @@ def segmented(segmenter):
 @pytest.fixture(scope="module")
 def reconstructed():
     network = MaskedAutoencoder(CONFIG)
-    network.load_state_dict(translate(released_weights(4), {"head": "up1conv"}))
+    network.load_state_dict(translate(released_weights(4), RECONSTRUCTION_HEAD))
     with torch.no_grad():
         return network.head(network.backbone(X).full), network.backbone(X).bottleneck
 
@@ -71,8 +70,7 @@ def test_the_decoder_must_be_nearest(segmented):
     """Trilinear upsampling fits the same weights and gives other outputs: why the preset is part of a bundle."""
     network = CONFIG.network.model_copy(update={"upsample": "trilinear"})
     other = Segmenter(CONFIG.model_copy(update={"network": network}))
-    heads = {"heads.at_full": "up1conv", "heads.at_quarter": "ds_out.0", "heads.at_half": "ds_out.1"}
-    other.load_state_dict(translate(released_weights(3), heads))
+    other.load_state_dict(translate(released_weights(3), SEGMENTATION_HEADS))
     assert difference(other.predict(X), "segment_logits") > 0.01
 
 

@@ -19,7 +19,7 @@ SHEAR_TOLERANCE = 1e-3
 Affine = npt.NDArray[np.float64]
 
 
-def spacing_of(affine: Affine) -> tuple[float, float, float]:
+def spacing_of(affine: npt.NDArray[np.floating]) -> tuple[float, float, float]:
     """Return the voxel size along the three axes in mm."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     return x, y, z

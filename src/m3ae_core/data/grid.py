@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m3ae_core.config import GridConfig
+from m3ae_core.data.affine import spacing_of
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.floating]
@@ -38,8 +39,7 @@ class Grid:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along the grid's own axes."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
 
     def corners(self, low: npt.ArrayLike = (0, 0, 0), high: npt.ArrayLike | None = None) -> Matrix:
         """Return the 8 outer corners (8, 3), in world mm, of the voxel box from `low` to `high` (exclusive)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from m3ae_core.data.case import require_same_grid
 from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError
@@ -49,13 +50,7 @@ def compare_files(
         If a file cannot be used, its scheme is ambiguous, or the two lie on different grids.
     """
     predicted, truth = read_labels(prediction), read_labels(reference)
-    if predicted.shape != truth.shape or not np.allclose(predicted.affine, truth.affine, atol=1e-3):
-        raise InputError(
-            f"The two label maps lie on different grids: {predicted.shape} and {truth.shape}, or another affine.",
-            "Compare maps of one grid.",
-            path=prediction,
-            code="grids-differ",
-        )
+    require_same_grid({"prediction": predicted, "reference": truth})
     schemes = (_scheme(predicted, scheme), _scheme(truth, reference_scheme))
     return dice_by_region(predicted.data, truth.data, *schemes)
 

@@ -19,9 +19,8 @@ from m3ae_core.files import atomic_write, sha256
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as safetensors, atomically; return the file's SHA-256."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(
-        contiguous
-    )  # its own save_file makes files that only their owner can read
+    # safetensors' own save_file makes files that only their owner can read.
+    content = safetensors.torch.save(contiguous)
     atomic_write(path, lambda temporary: temporary.write_bytes(content))
     return sha256(path)
 
