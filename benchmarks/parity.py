@@ -28,7 +28,7 @@ def arrays(segmenter: Segmenter, autoencoder: MaskedAutoencoder, config) -> dict
     logits, features = segmenter(X)
     inference = config.inference.model_copy(update={"window": (32, 32, 32)})
     volume = torch.from_numpy(sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0])
-    substitute = SubstituteImage.learned(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
+    substitute = SubstituteImage.fixed(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
     missing, extent = torch.tensor([True, False, True, False]), Extent((0, 0, 0), (40, 24, 48))
     *_, (_, _, windows) = whole_logits(segmenter.predict, volume, missing, extent, substitute, inference)
     return {

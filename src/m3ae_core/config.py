@@ -13,7 +13,7 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ from m3ae_core.regions import Region, regions_named
 
 Shape = tuple[int, int, int]
 Sides = tuple[PositiveInt, PositiveInt, PositiveInt]
+Share = Annotated[float, Field(ge=0, le=1)]
 Affine = tuple[tuple[float, float, float, float], ...]
 
 #: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
@@ -160,24 +161,36 @@ class MaskingConfig(Frozen):
 
 
 class SubstituteConfig(Frozen):
-    """The substitute image x_sub (Eqns. 1 and 3): γ, its own learning rate, and its Gaussian start."""
+    """The substitute image x_sub (Eqns. 1 and 3): what it is, γ, its own learning rate, and its Gaussian start.
 
+    `kind` is ``learned`` (by model inversion), or one that stays as it is: ``zero``, or the ``mean`` of the training
+    images (Table 3, rows c and d).
+    """
+
+    kind: Literal["learned", "zero", "mean"] = "learned"
     gamma: float = Field(0.005, ge=0)
     learning_rate: float = Field(0.005, gt=0)
     init_std: float = Field(1.0, ge=0)
 
 
 class AugmentConfig(Frozen):
-    """Random intensity scale and shift per modality, and flips along each axis ("Implementation")."""
+    """Random intensity scale and shift per modality, and flips along each axis ("Implementation").
 
-    flip: float = Field(0.5, ge=0, le=1)
+    `flip` is the probability along each of the axes (D, H, W).
+    """
+
+    flip: tuple[Share, Share, Share] = (0.5, 0.5, 0.5)
     scale: float = Field(0.1, ge=0)
     shift: float = Field(0.1, ge=0)
     jitter_per_slice: bool = False
 
 
 class StageConfig(Frozen):
-    """What both training stages share. `epochs` counts passes over the training cases."""
+    """What both training stages share. `epochs` counts passes over the training cases.
+
+    `foreground` is the share of crops that are moved onto the tumour. `nnunet` adds nnU-Net's turns, zooms, noise,
+    blur, contrast, low resolution and gamma, to the case alone: the substitute keeps its place and look.
+    """
 
     crop: Sides = (128, 128, 128)
     epochs: int = Field(gt=0)
@@ -185,6 +198,8 @@ class StageConfig(Frozen):
     learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     seed: int = 0
+    foreground: Share = 0.0
+    nnunet: bool = False
     checkpoint_every: int = Field(10, gt=0, description="epochs between checkpoints")
 
 
@@ -202,18 +217,25 @@ class FinetuneConfig(StageConfig):
 
     `consistency_at` places L_con at the ``bottleneck`` (paper) or on the quarter-scale ``logits`` (released code);
     `segmentation_loss` is ``paper`` (Dice + cross entropy per situation, summed) or ``official`` (0.7 Dice + 0.3
-    cross entropy, both situations pooled); `allow_identical_pair` lets the two situations coincide.
+    cross entropy, both situations pooled); `allow_identical_pair` lets the two situations coincide. `situations`
+    draws the number of modalities dropped uniformly and then a subset of that size (``count``), or all subsets with
+    equal probability (``uniform``). `pretrained` False starts from random weights (Table 3, row a);
+    `consistency_weight` 0 is row (e). `ema` is the decay of an exponential moving average of the weights, which is
+    then validated and kept (0: none).
     """
 
     epochs: int = Field(300, gt=0)
     batch_size: int = Field(1, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
+    pretrained: bool = True
     max_dropped: int | None = Field(None, ge=0)
+    situations: Literal["count", "uniform"] = "count"
     consistency_weight: float = Field(0.1, ge=0)
     consistency_at: Literal["bottleneck", "logits"] = "bottleneck"
     segmentation_loss: Literal["paper", "official"] = "paper"
     allow_identical_pair: bool = False
     augment: AugmentConfig = AugmentConfig()
+    ema: float = Field(0.0, ge=0, lt=1)
     validate_every: int = Field(20, gt=0, description="epochs between validations")
     validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
         ("FLAIR", "T1", "T1c", "T2"),

@@ -7,39 +7,45 @@ exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.config import MaskingConfig, Shape
+from m3ae_core.config import FinetuneConfig, MaskingConfig, Shape
 from m3ae_core.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]
 
 
-def drop_modalities(rng: np.random.Generator, count: int, max_dropped: int | None = None) -> BoolArray:
+def drop_modalities(
+    rng: np.random.Generator, count: int, max_dropped: int | None = None, *, uniform: bool = False
+) -> BoolArray:
     """Drop zero to `max_dropped` (default: all but one) of `count` modalities ("Training and Inference").
 
-    The number dropped is uniform, then the subset of that size. Returns (N,), True = dropped.
+    The number dropped is uniform, then the subset of that size; with `uniform`, every subset is as likely. Returns
+    (N,), True = dropped.
     """
     limit = count - 1 if max_dropped is None else max_dropped
+    sizes = np.array([comb(count, size) if uniform else 1 for size in range(limit + 1)])
     dropped = np.zeros(count, bool)
-    dropped[rng.choice(count, size=rng.integers(limit + 1), replace=False)] = True
+    dropped[rng.choice(count, size=rng.choice(limit + 1, p=sizes / sizes.sum()), replace=False)] = True
     return dropped
 
 
-def two_situations(
-    rng: np.random.Generator, count: int, max_dropped: int | None = None, allow_identical: bool = False
-) -> BoolArray:
+def two_situations(rng: np.random.Generator, count: int, config: FinetuneConfig) -> BoolArray:
     """Draw the two missing-modality situations x_0 and x_1 of Eqn. 2. Returns (2, N), True = dropped.
 
-    The paper asks for two *different* situations; `allow_identical` draws them independently, as the released
+    The paper asks for two *different* situations; `allow_identical_pair` draws them independently, as the released
     code does.
     """
-    first = drop_modalities(rng, count, max_dropped)
-    second = drop_modalities(rng, count, max_dropped)
-    while not allow_identical and (first == second).all():
-        second = drop_modalities(rng, count, max_dropped)
+
+    def draw() -> BoolArray:
+        return drop_modalities(rng, count, config.max_dropped, uniform=config.situations == "uniform")
+
+    first, second = draw(), draw()
+    while not config.allow_identical_pair and (first == second).all():
+        second = draw()
     return np.stack([first, second])
 
 

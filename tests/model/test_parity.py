@@ -109,7 +109,7 @@ def test_filled_sliding_window(segmenter):
     """The released evaluation reads the substitute at each window's own coordinates; filling first gives the same."""
     image = torch.from_numpy(sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0])
     inference = CONFIG.inference.model_copy(update={"window": (32, 32, 32)})
-    substitute = SubstituteImage.learned(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
+    substitute = SubstituteImage.fixed(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
     missing = torch.tensor([True, False, True, False])  # T1 and T2
     extent = Extent((0, 0, 0), (40, 24, 48))
     *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)

@@ -29,7 +29,7 @@ def validation(window, **finetune) -> Validation:
 @pytest.mark.parametrize("window", ["template", "brain", (16, 16, 16)])
 def test_any_template_and_window(window):
     checks = validation(window, validate_on="all")
-    substitute = SubstituteImage.learned(torch.zeros(4, *SHAPE))
+    substitute = SubstituteImage.fixed(torch.zeros(4, *SHAPE))
     result = checks.run(3, Segmenter(checks.model).eval(), substitute)
     assert result.epoch == 3
     assert len(result.by_subset) == 15
@@ -44,7 +44,7 @@ def test_a_perfect_network_scores_one(window):
     case.regions[:] = case.image[3] > 0.5
     oracle = Segmenter(checks.model)
     oracle.predict = lambda filled: (filled[:, 3:4] - 0.5).expand(-1, 3, -1, -1, -1)
-    result = checks.run(1, oracle, SubstituteImage.learned(torch.zeros(4, *SHAPE)))
+    result = checks.run(1, oracle, SubstituteImage.fixed(torch.zeros(4, *SHAPE)))
     assert result.dice == pytest.approx({"WT": 1, "TC": 1, "ET": 1})
 
 

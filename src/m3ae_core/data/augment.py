@@ -29,7 +29,7 @@ class Augmentation(NamedTuple):
         size = (modalities, depth if config.jitter_per_slice else 1, 1, 1)
         scale = rng.uniform(1 - config.scale, 1 + config.scale, size)
         shift = rng.uniform(-config.shift, config.shift, size)
-        flip = tuple(int(axis) - 3 for axis in np.flatnonzero(rng.random(3) < config.flip))
+        flip = tuple(int(axis) - 3 for axis in np.flatnonzero(rng.random(3) < np.array(config.flip)))
         return cls(torch.from_numpy(scale).float(), torch.from_numpy(shift).float(), flip)
 
     def intensity(self, image: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from m3ae_core import files
 from m3ae_core.config import ModelConfig, Shape, StageConfig
+from m3ae_core.data import nnunet
 from m3ae_core.data.case import CaseFiles, read_case, read_case_labels
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
@@ -84,6 +85,19 @@ def random_start(rng: np.random.Generator, brain: Box, crop: Shape, template: Se
     return start[0], start[1], start[2]
 
 
+def onto_foreground(
+    rng: np.random.Generator, regions: npt.NDArray[np.bool_], start: Shape, size: Shape
+) -> Shape:
+    """Move a crop so that it holds a random voxel of a random region (R, D, H, W), and no further than needed."""
+    present = [region for region in regions if region.any()]
+    if not present:
+        return start
+    voxels = np.argwhere(present[rng.integers(len(present))])
+    voxel = voxels[rng.integers(len(voxels))]
+    moved = [int(min(max(first, v - side + 1), v)) for first, v, side in zip(start, voxel, size, strict=True)]
+    return moved[0], moved[1], moved[2]
+
+
 def crop(array: npt.NDArray[Any], start: Sequence[int], size: Shape) -> npt.NDArray[Any]:
     """Return a copy (…, *size) of `array` from voxel `start` on, zero outside."""
     result = np.zeros((*array.shape[:-3], *size), array.dtype)
@@ -131,9 +145,21 @@ class Samples(Dataset[Sample], Generic[Sample]):
         rng = np.random.default_rng([self.stage.seed, 1, epoch, position])
         case = self.cases[order[position]]
         start = random_start(rng, case.brain, self.stage.crop, case.image.shape[1:])
-        image = torch.from_numpy(crop(case.image, start, self.stage.crop))
-        regions = torch.from_numpy(crop(case.regions, start, self.stage.crop))
+        if rng.random() < self.stage.foreground:
+            start = onto_foreground(rng, case.regions, start, self.stage.crop)
+        image, regions = self._cut(case, start, rng)
         return self.draw(image, regions, start, rng)
+
+    def _cut(self, case: CachedCase, start: Shape, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        size = self.stage.crop
+        if not self.stage.nnunet:
+            return torch.from_numpy(crop(case.image, start, size)), torch.from_numpy(
+                crop(case.regions, start, size)
+            )
+        change = nnunet.spatial_change(rng)
+        image = nnunet.cut(case.image, start, size, change)
+        regions = nnunet.cut(case.regions, start, size, change) > 0.5
+        return nnunet.vary(image, int(rng.integers(2**32))), regions
 
 
 def _prepare(

@@ -35,16 +35,9 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", dtype)
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Return channels-last on CUDA, where it feeds the tensor cores; torch's CPU group norm loses digits with it."""
-    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
-
-
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Move an image (B, N, D, H, W) from the CPU to `device`; to CUDA from pinned memory, without waiting."""
-    if device.type != "cuda":
-        return x
-    return x.pin_memory().to(device, non_blocking=True, memory_format=memory_format(device))
+    """Move an image from the CPU to `device`; to CUDA from pinned memory, without waiting."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -21,7 +21,7 @@ from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
 from m3ae_core.files import write_json
-from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory, memory_format, to_device
+from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory, to_device
 from m3ae_core.inference.provenance import describe, find_warnings
 from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage
@@ -86,7 +86,7 @@ class Predictor:
         self.bundle = bundle
         self.config = bundle.config
         self.segmenter = bundle.segmenter.eval()
-        self.substitute = SubstituteImage.learned(bundle.substitute)
+        self.substitute = SubstituteImage.fixed(bundle.substitute)
         self._use(choose_device(device))
 
     def predict(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Prediction:
@@ -140,7 +140,7 @@ class Predictor:
 
     def _use(self, device: torch.device) -> None:
         self.device = device
-        self.segmenter.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
+        self.segmenter.to(device)
 
     @torch.no_grad()
     def _forward(self, x: Tensor, fallbacks: list[str]) -> Tensor:

@@ -29,8 +29,8 @@ class SubstituteImage(nn.Module):
         self.image = nn.Parameter(std * torch.randn(modalities, *shape))
 
     @classmethod
-    def learned(cls, image: Tensor) -> SubstituteImage:
-        """Return the substitute that stage 1 learned, `image` (N, D, H, W), frozen."""
+    def fixed(cls, image: Tensor) -> SubstituteImage:
+        """Return a substitute that is not learned (any more): `image` (N, D, H, W), frozen."""
         substitute = cls(1, (1, 1, 1))
         substitute.image = nn.Parameter(image.clone(), requires_grad=False)
         return substitute

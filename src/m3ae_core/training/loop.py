@@ -40,6 +40,9 @@ class Task(nn.Module):
         """Return the parameters to learn, with a learning rate for each group."""
         raise NotImplementedError
 
+    def after_step(self) -> None:
+        """Do what has to follow every optimiser step; nothing by default."""
+
 
 def train(
     task: Task,
@@ -63,11 +66,12 @@ def train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine(epoch, stage.epochs)
         numbers = range(epoch * cases, (epoch + 1) * cases)
-        loader: Any = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list)
+        loader: Any = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list, num_workers=1)
         loader = fabric.setup_dataloaders(loader, move_to_device=False)
         started, steps = time.monotonic(), list[dict[str, float]]()
         for batch in loader:
             steps.append(_step(model, optimizer, batch, fabric))
+            task.after_step()
             yield StepDone(epoch * len(loader) + len(steps), stage.epochs * len(loader), steps[-1])
         means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
         done = EpochDone(epoch + 1, stage.epochs, means, time.monotonic() - started)

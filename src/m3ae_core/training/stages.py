@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -52,7 +53,7 @@ def pretrain(
     with run_folder(folder, recipe, "pretrain"):
         cached = yield from _cache(cases, recipe, scheme, folder)
         torch.manual_seed(recipe.pretrain.seed)
-        task = PretrainTask(recipe.model, recipe.pretrain)
+        task = PretrainTask(recipe.model, recipe.pretrain, starting_substitute(recipe, cached))
         fabric = make_fabric(device, precision)
         samples = Samples(cached, recipe.pretrain, task.draw)
         yield from train(task, samples, recipe.pretrain, fabric, folder)
@@ -98,19 +99,33 @@ def finetune(
         cached = yield from _cache(cases, recipe, scheme, folder)
         held_out = yield from _cache(validation, recipe, scheme, folder)
         torch.manual_seed(recipe.finetune.seed)
-        substitute = SubstituteImage.learned(start.substitute)
-        segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
+        substitute = SubstituteImage.fixed(start.substitute)
+        segmenter = Segmenter(recipe.model)
+        if recipe.finetune.pretrained:
+            segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
         task = FinetuneTask(recipe.model, recipe.finetune, segmenter, substitute)
         checks = Validation(recipe.model, recipe.finetune, held_out)
 
         def validate(epoch: int) -> Validated | None:
-            return checks.run(epoch, segmenter, substitute) if checks.due(epoch) else None
+            return checks.run(epoch, task.deployed, substitute) if checks.due(epoch) else None
 
         samples = Samples(cached, recipe.finetune, task.draw)
         yield from train(task, samples, recipe.finetune, make_fabric(device, precision), folder, validate)
         card = _card("segmenter", recipe, cases, precision)
-        bundle = Bundle(recipe.model, start.substitute, start.autoencoder, segmenter.cpu(), card)
+        bundle = Bundle(recipe.model, start.substitute, start.autoencoder, task.deployed.cpu(), card)
         yield Saved(str(save_bundle(bundle, folder / "bundle")), recipe.finetune.epochs)
+
+
+def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
+    """Return the substitute that stage 1 starts from: noise to be learned from, or one that stays as it is."""
+    config, shape = recipe.pretrain.substitute, recipe.model.grid.shape
+    if config.kind == "learned":
+        return SubstituteImage(len(recipe.model.modalities), shape, config)
+    image = torch.zeros(len(recipe.model.modalities), *shape)
+    if config.kind == "mean":
+        for case in cases:
+            image += torch.from_numpy(np.array(case.image)) / len(cases)
+    return SubstituteImage.fixed(image)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ The loop knows nothing of the method, and these know nothing of devices, optimis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
@@ -42,12 +43,12 @@ class FinetuneSample(NamedTuple):
 class PretrainTask(Task):
     """Stage 1 (Eqn. 3): reconstruct an image whose masked content the substitute fills; learn both."""
 
-    def __init__(self, model: ModelConfig, config: PretrainConfig) -> None:
+    def __init__(self, model: ModelConfig, config: PretrainConfig, substitute: SubstituteImage) -> None:
         super().__init__()
         self.config = config
         self.modalities = len(model.modalities)
         self.autoencoder = MaskedAutoencoder(model)
-        self.substitute = SubstituteImage(self.modalities, model.grid.shape, config.substitute)
+        self.substitute = substitute
 
     def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> PretrainSample:
         """Draw the mask of one sample; pretraining never looks at the labels."""
@@ -56,15 +57,18 @@ class PretrainTask(Task):
         return PretrainSample(image, start, torch.from_numpy(masked))
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """The substitute has a learning rate of its own."""
-        return [
-            {"params": self.autoencoder.parameters(), "lr": self.config.learning_rate},
-            {
-                "params": self.substitute.parameters(),
-                "lr": self.config.substitute.learning_rate,
-                "weight_decay": 0.0,
-            },
-        ]
+        """The substitute, where it is learned, has a learning rate of its own."""
+        rate = self.config.substitute.learning_rate
+        network: dict[str, object] = {
+            "params": self.autoencoder.parameters(),
+            "lr": self.config.learning_rate,
+        }
+        image: dict[str, object] = {
+            "params": self.substitute.parameters(),
+            "lr": rate,
+            "weight_decay": 0.0,
+        }
+        return [network, image] if self.substitute.image.requires_grad else [network]
 
     def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
         """Return the terms of Eqn. 3."""
@@ -88,11 +92,25 @@ class FinetuneTask(Task):
         self.modalities = len(model.modalities)
         self.segmenter = segmenter
         self.substitute = substitute.requires_grad_(False)
+        self.average: AveragedModel | None = None
+        if config.ema:
+            self.average = AveragedModel(segmenter, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+            self.average.requires_grad_(False)
+
+    @property
+    def deployed(self) -> Segmenter:
+        """The segmenter to validate and to keep: the moving average of the weights where there is one."""
+        return self.segmenter if self.average is None else cast(Segmenter, self.average.module)
+
+    def after_step(self) -> None:
+        """Move the average towards the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.segmenter)
 
     def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> FinetuneSample:
         """Draw the two situations and the augmentation of one sample."""
         config = self.config
-        dropped = two_situations(rng, self.modalities, config.max_dropped, config.allow_identical_pair)
+        dropped = two_situations(rng, self.modalities, config)
         augmentation = Augmentation.draw(rng, config.augment, self.modalities, config.crop[0])
         return FinetuneSample(image, regions, start, torch.from_numpy(dropped), augmentation)
 
