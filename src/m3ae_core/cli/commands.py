@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from m3ae_core.cli.progress import follow
+from m3ae_core.cli.split import check_split, split
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.modalities import ModalitySet
 
@@ -177,7 +178,7 @@ def pretrain(
         recipe: A built-in recipe (paper, official, demo-2mm) or a TOML file.
         cases: Folder of case folders.
         output: The run folder.
-        split: Text file with the names of the cases to train on, one a line; all cases if left out.
+        split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
         scheme: Label scheme of the cases.
         device: auto takes CUDA where there is any.
         precision: Arithmetic of the forward and backward passes.
@@ -216,9 +217,10 @@ def finetune(
         pretrained: The bundle that stage 1 made.
         cases: Folder of case folders, with label maps.
         output: The run folder.
-        split: Text file with the names of the cases to train on; all cases if left out.
-        validation: Folder of validation cases; none if left out.
-        validation_split: Text file with the names of the validation cases; all cases if left out.
+        split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
+        validation: Folder of validation cases, if they are not in the folder of cases.
+        validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
+            split, or all of the folder of validation cases.
         scheme: Label scheme of the cases.
         device: auto takes CUDA where there is any.
         precision: Arithmetic of the forward and backward passes.
@@ -234,9 +236,9 @@ def finetune(
             _cases(cases, split, settings.model.modality_set),
             pretrained,
             output,
-            validation=_cases(validation, validation_split, settings.model.modality_set)
-            if validation
-            else (),
+            validation=_validation_cases(
+                (validation, validation_split), cases, split, settings.model.modality_set
+            ),
             scheme=scheme_named(scheme),
             device=device,
             precision=precision,
@@ -279,15 +281,28 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "import-official": import_official,
+    "split": split,
+    "check-split": check_split,
 }
 
 
-def _cases(folder: Path, split: Path | None, modalities: ModalitySet) -> tuple[Any, ...]:
+def _cases(
+    folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
+) -> tuple[Any, ...]:
     from m3ae_core.data.case import find_cases
-    from m3ae_core.data.splits import read_split, select
+    from m3ae_core.data.splits import read_part, select
 
     cases = find_cases(folder, modalities)
-    return select(cases, read_split(split)) if split else cases
+    return select(cases, read_part(split, part)) if split else cases
+
+
+def _validation_cases(
+    given: tuple[Path | None, Path | None], cases: Path, split: Path | None, modalities: ModalitySet
+) -> tuple[Any, ...]:
+    """Return the cases of the folder and list that are `given`, else those of the split folder's val.txt, else none."""
+    folder, names = given
+    names = names or (split if folder is None and split and split.is_dir() else None)
+    return _cases(folder or cases, names, modalities, "val") if folder or names else ()
 
 
 def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
