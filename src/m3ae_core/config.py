@@ -200,7 +200,7 @@ class StageConfig(Frozen):
     seed: int = 0
     foreground: Share = 0.0
     nnunet: bool = False
-    checkpoint_every: int = Field(10, gt=0, description="epochs between checkpoints")
+    checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
 
 
 class PretrainConfig(StageConfig):

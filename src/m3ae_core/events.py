@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field
 
 
@@ -15,8 +16,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Training goes on after `epoch` epochs (0: it starts)."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
 class StepDone:
-    """One optimiser step: the total loss and its named terms."""
+    """One optimiser step: the named terms of its loss."""
 
     step: int
     total_steps: int
@@ -41,6 +49,11 @@ class Validated:
     dice: dict[str, float]
     by_subset: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def mean(self) -> float:
+        """Mean Dice over the regions: what the best model is chosen by."""
+        return statistics.fmean(self.dice.values())
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -48,3 +61,7 @@ class Saved:
 
     path: str
     epoch: int
+
+
+#: What a training stage yields.
+Event = Progress | Resumed | StepDone | EpochDone | Validated | Saved

@@ -32,12 +32,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
         ensure_writable(path)
         _write_and_rename(path, write)
     except OSError as error:
-        raise OutputError(
-            f"The file could not be written: {error.strerror or error}.",
-            "Free some space or choose another folder; nothing was changed.",
-            path=path,
-            code="write-failed",
-        ) from error
+        raise _failed(path, error) from error
     return path
 
 
@@ -70,6 +65,23 @@ def write_text(path: Path, text: str) -> Path:
     return atomic_write(path, write)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add `text` (UTF-8) to the end of a log.
+
+    The one way to write that is not atomic: a log cut short by a kill keeps all of its earlier lines.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
 def write_json(path: Path, content: Any) -> Path:
     """Write `content` as indented JSON atomically."""
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -79,6 +91,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _failed(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The file could not be written: {error.strerror or error}.",
+        "Free some space or choose another folder; nothing was changed.",
+        path=path,
+        code="write-failed",
+    )
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:

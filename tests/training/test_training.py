@@ -11,29 +11,41 @@ from m3ae_core.config import parse_recipe
 from m3ae_core.data.case import find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Saved, StepDone, Validated
+from m3ae_core.hardware import Hardware
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.model.weights import load_pickle
+from m3ae_core.training import stages
 from m3ae_core.training.loop import cosine
-from m3ae_core.training.stages import finetune, pretrain, run_folder
+from m3ae_core.training.stages import Plan, run_folder
 from tiny import RECIPE, write_cases
+
+CPU = Hardware(device="cpu", workers=0)
+
+
+def pretrain(recipe, cases, folder, hardware=CPU):
+    return stages.pretrain(Plan(recipe, cases, folder, hardware=hardware))
+
+
+def finetune(recipe, cases, pretrained, folder, validation=(), hardware=CPU):
+    return stages.finetune(Plan(recipe, cases, folder, hardware=hardware), pretrained, validation)
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    return write_cases(tmp_path_factory.mktemp("cases"))
+    return write_cases(tmp_path_factory.mktemp("cases"), 4)
 
 
 @pytest.fixture(scope="module")
 def first_stage(cases, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrain")
-    return folder, list(pretrain(RECIPE, cases, folder, device="cpu"))
+    folder = tmp_path_factory.mktemp("one") / "pretrain"
+    return folder, list(pretrain(RECIPE, cases, folder))
 
 
 @pytest.fixture(scope="module")
 def second_stage(cases, first_stage, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finetune")
+    folder = tmp_path_factory.mktemp("two") / "finetune"
     pretrained = first_stage[0] / "bundle"
-    return folder, list(finetune(RECIPE, cases[:2], pretrained, folder, validation=cases[2:], device="cpu"))
+    return folder, list(finetune(RECIPE, cases[:2], pretrained, folder, validation=cases[2:]))
 
 
 def of(kind, events):
@@ -110,7 +122,7 @@ def test_two_modalities(cases, tmp_path):
         content[stage]["epochs"] = 1
     content["pretrain"]["masking"]["ratio"] = 0.75
     recipe = parse_recipe(content)
-    list(pretrain(recipe, cases, tmp_path / "one", device="cpu"))
+    list(pretrain(recipe, cases, tmp_path / "one"))
     run = finetune(
         recipe, cases[:2], tmp_path / "one/bundle", tmp_path / "two", validation=cases[2:], device="cpu"
     )
@@ -129,11 +141,11 @@ def test_the_log_is_the_history(second_stage):
 
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_pretraining_resumes_bit_exactly(first_stage, cases, tmp_path, steps):
-    run = pretrain(RECIPE, cases, tmp_path, device="cpu")
+    run = pretrain(RECIPE, cases, tmp_path)
     list(islice(run, 3 + steps))  # three cases read, then so many events of training
     run.close()
     torch.manual_seed(123)  # whatever happens in between
-    list(pretrain(RECIPE, cases, tmp_path, device="cpu"))
+    list(pretrain(RECIPE, cases, tmp_path))
     assert same_state(first_stage[0], tmp_path)
     assert load_bundle(tmp_path / "bundle").sha256 == load_bundle(first_stage[0] / "bundle").sha256
 
@@ -142,7 +154,7 @@ def test_pretraining_resumes_bit_exactly(first_stage, cases, tmp_path, steps):
 def test_finetuning_resumes_bit_exactly(second_stage, first_stage, cases, tmp_path, steps):
     def run():
         pretrained = first_stage[0] / "bundle"
-        return finetune(RECIPE, cases[:2], pretrained, tmp_path, validation=cases[2:], device="cpu")
+        return finetune(RECIPE, cases[:2], pretrained, tmp_path, validation=cases[2:])
 
     events = run()
     list(islice(events, 3 + steps))
@@ -156,7 +168,7 @@ def test_finetuning_resumes_bit_exactly(second_stage, first_stage, cases, tmp_pa
 def test_another_seed_is_another_run(first_stage, cases, tmp_path):
     """Guards the tests above: equality must not come for free."""
     recipe = RECIPE.model_copy(update={"pretrain": RECIPE.pretrain.model_copy(update={"seed": 1})})
-    list(pretrain(recipe, cases, tmp_path, device="cpu"))
+    list(pretrain(recipe, cases, tmp_path))
     assert not same_state(first_stage[0], tmp_path)
 
 
@@ -166,7 +178,7 @@ def test_a_run_of_other_settings_is_not_resumed(first_stage, cases):
     )
     before = {path: path.read_bytes() for path in first_stage[0].rglob("*") if path.is_file()}
     with pytest.raises(OutputError) as caught:
-        list(pretrain(recipe, cases, first_stage[0], device="cpu"))
+        list(pretrain(recipe, cases, first_stage[0]))
     assert caught.value.code == "other-recipe"
     assert before == {path: path.read_bytes() for path in first_stage[0].rglob("*") if path.is_file()}
 
@@ -175,7 +187,7 @@ def test_finetuning_refuses_another_model(first_stage, cases, tmp_path):
     network = RECIPE.model.network.model_copy(update={"upsample": "nearest"})
     recipe = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"network": network})})
     with pytest.raises(ConfigError) as caught:
-        list(finetune(recipe, cases, first_stage[0] / "bundle", tmp_path, device="cpu"))
+        list(finetune(recipe, cases, first_stage[0] / "bundle", tmp_path))
     assert caught.value.code == "other-recipe"
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +207,7 @@ def test_incomplete_training_case(cases, tmp_path):
 
     images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
     with pytest.raises(InputError) as caught:
-        list(pretrain(RECIPE, [CaseFiles("half", images, cases[0].labels)], tmp_path, device="cpu"))
+        list(pretrain(RECIPE, [CaseFiles("half", images, cases[0].labels)], tmp_path))
     assert "T1c" in str(caught.value)
 
 

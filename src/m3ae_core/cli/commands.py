@@ -13,14 +13,13 @@ from tyro.conf import Positional, arg
 
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.split import check_split, split
+from m3ae_core.cli.training import finetune, pretrain
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
-from m3ae_core.modalities import ModalitySet
 
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 Device = Literal["auto", "cpu", "cuda"]
 Scheme = Literal["brats2021", "brats2023", "msd"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def predict(
@@ -162,91 +161,6 @@ def info(bundle: Positional[OptionalFolder] = None) -> None:
     )
 
 
-def pretrain(
-    recipe: Positional[str],
-    *,
-    cases: Path,
-    output: Path,
-    split: OptionalFile = None,
-    scheme: Scheme = "brats2023",
-    device: Device = "auto",
-    precision: Precision = "32-true",
-) -> None:
-    """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
-
-    Args:
-        recipe: A built-in recipe (paper, official, demo-2mm) or a TOML file.
-        cases: Folder of case folders.
-        output: The run folder.
-        split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
-        scheme: Label scheme of the cases.
-        device: auto takes CUDA where there is any.
-        precision: Arithmetic of the forward and backward passes.
-    """
-    from m3ae_core.config import load_recipe
-    from m3ae_core.regions import scheme_named
-    from m3ae_core.training import stages
-
-    settings = load_recipe(recipe)
-    chosen = _cases(cases, split, settings.model.modality_set)
-    follow(
-        stages.pretrain(
-            settings, chosen, output, scheme=scheme_named(scheme), device=device, precision=precision
-        )
-    )
-    print(f"bundle {printable(output / 'bundle')}")
-
-
-def finetune(
-    recipe: Positional[str],
-    *,
-    pretrained: Path,
-    cases: Path,
-    output: Path,
-    split: OptionalFile = None,
-    validation: OptionalFolder = None,
-    validation_split: OptionalFile = None,
-    scheme: Scheme = "brats2023",
-    device: Device = "auto",
-    precision: Precision = "32-true",
-) -> None:
-    """Stage 2: learn to segment with any subset, starting from stage 1. Resumes like stage 1.
-
-    Args:
-        recipe: The recipe that stage 1 used.
-        pretrained: The bundle that stage 1 made.
-        cases: Folder of case folders, with label maps.
-        output: The run folder.
-        split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
-        validation: Folder of validation cases, if they are not in the folder of cases.
-        validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
-            split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases.
-        device: auto takes CUDA where there is any.
-        precision: Arithmetic of the forward and backward passes.
-    """
-    from m3ae_core.config import load_recipe
-    from m3ae_core.regions import scheme_named
-    from m3ae_core.training import stages
-
-    settings = load_recipe(recipe)
-    follow(
-        stages.finetune(
-            settings,
-            _cases(cases, split, settings.model.modality_set),
-            pretrained,
-            output,
-            validation=_validation_cases(
-                (validation, validation_split), cases, split, settings.model.modality_set
-            ),
-            scheme=scheme_named(scheme),
-            device=device,
-            precision=precision,
-        )
-    )
-    print(f"bundle {printable(output / 'bundle')}")
-
-
 def import_official(
     checkpoint: Positional[Path],
     *,
@@ -284,25 +198,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "split": split,
     "check-split": check_split,
 }
-
-
-def _cases(
-    folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
-) -> tuple[Any, ...]:
-    from m3ae_core.data.case import find_cases
-    from m3ae_core.data.splits import read_part, select
-
-    cases = find_cases(folder, modalities)
-    return select(cases, read_part(split, part)) if split else cases
-
-
-def _validation_cases(
-    given: tuple[Path | None, Path | None], cases: Path, split: Path | None, modalities: ModalitySet
-) -> tuple[Any, ...]:
-    """Return the cases of the folder and list that are `given`, else those of the split folder's val.txt, else none."""
-    folder, names = given
-    names = names or (split if folder is None and split and split.is_dir() else None)
-    return _cases(folder or cases, names, modalities, "val") if folder or names else ()
 
 
 def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from m3ae_core.events import EpochDone, Progress, Saved, StepDone, Validated
+from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
 
 
 def follow(events: Iterable[Any]) -> Any:
@@ -24,6 +24,8 @@ def show(bar: Any, event: Any) -> None:
     match event:
         case Progress(what, done, total):
             _move(bar, what, done, total)
+        case Resumed(epoch) if epoch:
+            bar.write(f"resumed after epoch {epoch}")
         case StepDone(step, total, terms):
             _move(bar, "training", step, total)
             bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)

@@ -33,17 +33,27 @@ Sample = TypeVar("Sample")
 PREPARATION = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CachedCase:
-    """A training case on the template grid, memory-mapped.
+    """A training case on the template grid, in two files that are mapped into memory; `brain` is its brain's box.
 
-    `image` is (N, D, H, W) float32 in [0, 1]; `regions` is (R, D, H, W) bool; `brain` the box around the brain.
+    Holds paths, not arrays, so that worker processes receive no copies.
     """
 
     name: str
-    image: npt.NDArray[np.float32]
-    regions: npt.NDArray[np.bool_]
+    image_file: Path
+    regions_file: Path
     brain: Box
+
+    @property
+    def image(self) -> npt.NDArray[np.float32]:
+        """The image (N, D, H, W), float32 in [0, 1]."""
+        return np.load(self.image_file, mmap_mode="r")  # type: ignore[no-any-return]
+
+    @property
+    def regions(self) -> npt.NDArray[np.bool_]:
+        """The regions (R, D, H, W)."""
+        return np.load(self.regions_file, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder: Path) -> CachedCase:
@@ -69,7 +79,7 @@ def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder:
         files.atomic_write(image_file, lambda path: _save(path, image))
         files.atomic_write(regions_file, lambda path: _save(path, regions))
     image = np.load(image_file, mmap_mode="r")
-    return CachedCase(case.name, image, np.load(regions_file, mmap_mode="r"), brain_box(image.any(axis=0)))
+    return CachedCase(case.name, image_file, regions_file, brain_box(np.asarray(image.any(axis=0))))
 
 
 def random_start(rng: np.random.Generator, brain: Box, crop: Shape, template: Sequence[int]) -> Shape:
@@ -147,19 +157,21 @@ class Samples(Dataset[Sample], Generic[Sample]):
         start = random_start(rng, case.brain, self.stage.crop, case.image.shape[1:])
         if rng.random() < self.stage.foreground:
             start = onto_foreground(rng, case.regions, start, self.stage.crop)
-        image, regions = self._cut(case, start, rng)
+        image, regions = _cut(case, start, self.stage, rng)
         return self.draw(image, regions, start, rng)
 
-    def _cut(self, case: CachedCase, start: Shape, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        size = self.stage.crop
-        if not self.stage.nnunet:
-            return torch.from_numpy(crop(case.image, start, size)), torch.from_numpy(
-                crop(case.regions, start, size)
-            )
-        change = nnunet.spatial_change(rng)
-        image = nnunet.cut(case.image, start, size, change)
-        regions = nnunet.cut(case.regions, start, size, change) > 0.5
-        return nnunet.vary(image, int(rng.integers(2**32))), regions
+
+def _cut(
+    case: CachedCase, start: Shape, stage: StageConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the crop of the image and of the regions at `start`; with `stage.nnunet`, changed as drawn from `rng`."""
+    if not stage.nnunet:
+        image, regions = (crop(array, start, stage.crop) for array in (case.image, case.regions))
+        return torch.from_numpy(image), torch.from_numpy(regions)
+    change = nnunet.spatial_change(rng)
+    turned = nnunet.cut(case.image, start, stage.crop, change)
+    masks = nnunet.cut(case.regions, start, stage.crop, change) > 0.5
+    return nnunet.vary(turned, int(rng.integers(2**32))), masks
 
 
 def _prepare(

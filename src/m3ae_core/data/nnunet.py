@@ -34,7 +34,9 @@ def spatial_change(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def cut(array: npt.NDArray[Any], start: Sequence[int], size: Shape, change: npt.NDArray[np.float64]) -> Tensor:
+def cut(
+    array: npt.NDArray[Any], start: Sequence[int], size: Shape, change: npt.NDArray[np.float64]
+) -> Tensor:
     """Return the crop (C, *size) of `array` (C, D, H, W) at voxel `start`, turned and zoomed about its own centre.
 
     Linear interpolation, zero outside, float32.
@@ -56,9 +58,9 @@ def vary(image: Tensor, seed: int) -> Tensor:
     """
     transforms = _intensity()
     transforms.set_random_state(seed=seed)
-    changed = torch.cat([transforms(channel[None]) for channel in image])
+    changed = torch.cat([torch.as_tensor(transforms(channel[None])) for channel in image])
     brain = image.any(dim=0)
-    result: Tensor = torch.where(brain, getattr(changed, "as_tensor", lambda: changed)(), 0.0)
+    result: Tensor = torch.where(brain, changed, 0.0)
     return result
 
 

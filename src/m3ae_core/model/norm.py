@@ -47,14 +47,16 @@ class _ChannelsLast(torch.autograd.Function):
         return torch.addcmul(_channel(bias - mean * inverse * weight), x, _channel(inverse * weight))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, mean, inverse = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
         to_bias = _slices(grad).sum(2).double().sum(1)
         to_weight = (_slices(grad * x).sum(2).double().sum(1) - mean * to_bias) * inverse
         by_mean = _group_mean(weight * to_bias, ctx.groups, x)
         by_scale = _group_mean(weight * to_weight, ctx.groups, x) * inverse
-        to_x = torch.addcmul(_channel(inverse * (mean * by_scale - by_mean)), grad, _channel(inverse * weight))
+        to_x = torch.addcmul(
+            _channel(inverse * (mean * by_scale - by_mean)), grad, _channel(inverse * weight)
+        )
         to_x.addcmul_(x, _channel(-inverse * by_scale))
         return to_x, to_weight.sum(0).float(), to_bias.sum(0).float(), None, None
 
@@ -67,7 +69,7 @@ def _slices(x: Tensor) -> Tensor:
 def _group_mean(sums: Tensor, groups: int, x: Tensor) -> Tensor:
     """Turn sums over voxels (B, C) into means over the voxels and channels of each group, one per channel (B, C)."""
     size = sums.shape[1] // groups
-    means = sums.unflatten(1, (groups, size)).sum(2) / (size * x[0, 0].numel())
+    means: Tensor = sums.view(-1, groups, size).sum(2) / (size * x[0, 0].numel())
     return means.repeat_interleave(size, 1)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from m3ae_core.config import NetworkConfig
 from m3ae_core.errors import ConfigError
@@ -60,6 +61,13 @@ class ResidualUNet(nn.Module):
     config
         Base channels C, groups of the normalisation, and how the decoder doubles the resolution.
 
+    Attributes
+    ----------
+    widths
+        Channels of the four levels, C to 8C.
+    checkpointing
+        Whether training computes the residual blocks twice to save memory.
+
     Raises
     ------
     ConfigError
@@ -79,6 +87,7 @@ class ResidualUNet(nn.Module):
         widths = [config.base_channels * 2**level for level in range(4)]
         self.widths = tuple(widths)
         self.upsample = config.upsample
+        self.checkpointing = False
 
         def blocks(width: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(ResidualBlock(width, config.norm_groups) for _ in range(count)))
@@ -98,14 +107,23 @@ class ResidualUNet(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         skips = []
         for down, encode in zip(self.down, self.encoder, strict=True):
-            x = encode(down(x))
+            x = self._blocks(encode, down(x))
             skips.append(x)
         bottleneck = skips.pop()
         scales = []
         for reduce, decode in zip(self.reduce, self.decoder, strict=True):
-            x = decode(self._double(reduce(x)) + skips.pop())
+            x = self._blocks(decode, self._double(reduce(x)) + skips.pop())
             scales.append(x)
         return Features(bottleneck, *scales)
+
+    def _blocks(self, blocks: nn.Module, x: Tensor) -> Tensor:
+        """Apply residual blocks; with `checkpointing`, a backward pass computes them again instead of storing them."""
+        if self.checkpointing and torch.is_grad_enabled():
+            for block in cast(nn.Sequential, blocks):
+                x = checkpoint(block, x, use_reentrant=False)
+            return x
+        result: Tensor = blocks(x)
+        return result
 
     def _double(self, x: Tensor) -> Tensor:
         if self.upsample == "nearest":

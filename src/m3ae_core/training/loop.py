@@ -6,31 +6,29 @@ optimiser and the number of epochs done. Devices, precision and processes are Li
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from m3ae_core.config import StageConfig
 from m3ae_core.data.dataset import Samples
-from m3ae_core.events import EpochDone, Saved, StepDone, Validated
-from m3ae_core.files import write_text
+from m3ae_core.errors import ConfigError
+from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.model.weights import load_pickle, save_checkpoint
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT = "checkpoint.pt"
-
-Event = StepDone | EpochDone | Validated | Saved
 
 
 class Task(nn.Module):
@@ -43,6 +41,73 @@ class Task(nn.Module):
     def after_step(self) -> None:
         """Do what has to follow every optimiser step; nothing by default."""
 
+    def validate(self, epoch: int) -> Validated | None:
+        """Measure the model after `epoch` epochs, where it is due; called in every process."""
+        del epoch
+        return None
+
+
+@dataclass
+class Run:
+    """One run in progress: everything a step needs.
+
+    Attributes
+    ----------
+    model
+        The task as Fabric wraps it.
+    accumulate
+        Parts that each batch is computed in, one after the other.
+    epoch, best
+        Epochs done, and the best mean Dice validated so far. With the parameters and the optimiser they are the state.
+    """
+
+    task: Task
+    model: Any
+    optimizer: Any
+    fabric: Fabric
+    accumulate: int
+    epoch: int = 0
+    best: float = -1.0
+
+    def save(self, path: Path) -> None:
+        """Write the state; only the first process does."""
+        if self.fabric.is_global_zero:
+            state = {
+                "task": self.task.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "epoch": self.epoch,
+                "best": self.best,
+            }
+            save_checkpoint(path, state)
+        self.fabric.barrier()
+
+    def load(self, path: Path) -> None:
+        """Read the state, if there is one."""
+        if path.exists():
+            state = load_pickle(path)
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            self.epoch, self.best = int(state["epoch"]), float(state["best"])
+
+    def step(self, batch: list[Any]) -> dict[str, float]:
+        """Take one optimiser step on this process's share of a batch; return the mean of every loss term."""
+        self.optimizer.zero_grad()
+        parts = [batch[part :: self.accumulate] for part in range(self.accumulate)]
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            waiting = number < len(parts)
+            with self.fabric.no_backward_sync(self.model) if waiting else nullcontext():
+                terms: dict[str, Tensor] = self.model(part)
+                self.fabric.backward(torch.stack(list(terms.values())).sum() / len(parts))
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach().double() / len(parts)
+        self.optimizer.step()
+        self.task.after_step()
+        means: Tensor = self.fabric.all_reduce(torch.stack(list(sums.values())), reduce_op="mean")  # type: ignore[assignment]
+        return dict(zip(sums, means.tolist(), strict=True))
+
 
 def train(
     task: Task,
@@ -50,40 +115,48 @@ def train(
     stage: StageConfig,
     fabric: Fabric,
     folder: Path,
-    validate: Callable[[int], Validated | None] | None = None,
+    *,
+    accumulate: int = 1,
+    workers: int = 0,
+    keep_best: Callable[[Validated], None] | None = None,
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
 
-    Yields a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what `validate(epoch)` returns,
-    and a :class:`Saved` per checkpoint. The run's history is `folder`/log.jsonl, one event a line.
+    Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what
+    `task.validate` returns, and a :class:`Saved` per checkpoint. `keep_best` is called with every best validation.
+
+    Raises
+    ------
+    ConfigError
+        If the batch cannot be divided among processes and accumulated parts, or there are too few cases for one.
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
+    run = Run(task, model, optimizer, fabric, accumulate)
     rates = [group["lr"] for group in optimizer.param_groups]
-    first, history = _resume(folder / CHECKPOINT, task, optimizer)
-    cases = len(samples.cases)
-    for epoch in range(first, stage.epochs):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+    run.load(folder / CHECKPOINT)
+    yield Resumed(run.epoch)
+    batches = _batches(len(samples.cases), stage, fabric, accumulate)
+    per_epoch = len(batches) // stage.epochs
+    loader = iter(_loader(samples, batches[run.epoch * per_epoch :], fabric, workers))
+    for epoch in range(run.epoch, stage.epochs):
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine(epoch, stage.epochs)
-        numbers = range(epoch * cases, (epoch + 1) * cases)
-        loader: Any = DataLoader(Subset(samples, numbers), stage.batch_size, collate_fn=list, num_workers=1)
-        loader = fabric.setup_dataloaders(loader, move_to_device=False)
         started, steps = time.monotonic(), list[dict[str, float]]()
-        for batch in loader:
-            steps.append(_step(model, optimizer, batch, fabric))
-            task.after_step()
-            yield StepDone(epoch * len(loader) + len(steps), stage.epochs * len(loader), steps[-1])
+        for _ in range(per_epoch):
+            steps.append(run.step(next(loader)))
+            yield StepDone(epoch * per_epoch + len(steps), stage.epochs * per_epoch, steps[-1])
+        run.epoch = epoch + 1
         means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
-        done = EpochDone(epoch + 1, stage.epochs, means, time.monotonic() - started)
-        history.append(asdict(done))
-        yield done
-        if validate is not None and (validated := validate(epoch + 1)) is not None:
-            history.append(asdict(validated))
+        yield EpochDone(run.epoch, stage.epochs, means, time.monotonic() - started)
+        if (validated := task.validate(run.epoch)) is not None:
             yield validated
-        write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        if (epoch + 1) % stage.checkpoint_every == 0 or epoch + 1 == stage.epochs:
-            _save(folder / CHECKPOINT, task, optimizer, epoch + 1, history)
-            yield Saved(str(folder / CHECKPOINT), epoch + 1)
+            if keep_best is not None and validated.mean > run.best:
+                run.best = validated.mean
+                keep_best(validated)
+        if run.epoch % stage.checkpoint_every == 0 or run.epoch == stage.epochs:
+            run.save(folder / CHECKPOINT)
+            yield Saved(str(folder / CHECKPOINT), run.epoch)
 
 
 def cosine(epoch: int, epochs: int) -> float:
@@ -91,30 +164,37 @@ def cosine(epoch: int, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def _step(model: Any, optimizer: Any, batch: Any, fabric: Fabric) -> dict[str, float]:
-    """Take one optimiser step on the sum of the task's terms; return their values."""
-    optimizer.zero_grad()
-    terms: dict[str, Tensor] = model(batch)
-    fabric.backward(torch.stack(list(terms.values())).sum())
-    optimizer.step()
-    return {name: term.item() for name, term in terms.items()}
+def _batches(cases: int, stage: StageConfig, fabric: Fabric, accumulate: int) -> list[list[int]]:
+    """Return the sample numbers of every batch of the stage that this process computes.
+
+    Recipes state the batch of all processes together, so that they mean the same everywhere. Cases that do not fill
+    an epoch's last batch wait for another epoch, whose order is another.
+    """
+    size, shares = stage.batch_size, fabric.world_size * accumulate
+    if size % shares:
+        raise ConfigError(
+            f"A batch of {size} cannot be divided among {fabric.world_size} processes in {accumulate} parts each.",
+            "Change batch_size, the number of devices or the accumulation.",
+            code="batch",
+        )
+    if cases < size:
+        problem = f"{cases} training cases are fewer than a batch of {size}."
+        raise ConfigError(problem, "Add cases or lower batch_size.", code="batch")
+    return [
+        list(range(epoch * cases + first, epoch * cases + first + size))[
+            fabric.global_rank :: fabric.world_size
+        ]
+        for epoch in range(stage.epochs)
+        for first in range(0, cases - size + 1, size)
+    ]
 
 
-def _save(path: Path, task: nn.Module, optimizer: Any, epoch: int, history: list[dict[str, Any]]) -> None:
-    state = {
-        "task": task.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": epoch,
-        "history": history,
-    }
-    save_checkpoint(path, state)
-
-
-def _resume(path: Path, task: nn.Module, optimizer: Any) -> tuple[int, list[dict[str, Any]]]:
-    """Load the checkpoint, if there is one; return the number of epochs done and the history."""
-    if not path.exists():
-        return 0, []
-    state = load_pickle(path)
-    task.load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"]), list(state["history"])
+def _loader(samples: Samples[Any], batches: list[list[int]], fabric: Fabric, workers: int) -> DataLoader[Any]:
+    """Return one loader for all epochs that are left, so that its workers are ahead of the step throughout."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        collate_fn=list,
+        num_workers=workers,
+        pin_memory=fabric.device.type == "cuda",
+    )

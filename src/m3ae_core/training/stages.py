@@ -1,13 +1,17 @@
 """The two stages from a folder of cases to a bundle: cache, task, loop, and the run folder.
 
-A run folder holds ``recipe.json``, ``log.jsonl``, ``checkpoint.pt``, the ``cache`` and, at the end, the ``bundle``.
+A run folder holds ``recipe.json``, the record (:mod:`m3ae_core.training.record`), ``checkpoint.pt`` (the last state,
+to resume from), ``best`` (the bundle of the best validation) and, at the end, ``bundle``. The cache of decoded cases
+lies beside the run folders, so that both stages share it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,99 +25,121 @@ from m3ae_core.config import Recipe
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.errors import BundleError, ConfigError, OutputError
-from m3ae_core.events import Progress, Saved, Validated
+from m3ae_core.events import Event, Progress, Saved, Validated
 from m3ae_core.files import write_json
+from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
-from m3ae_core.training.loop import Event, train
-from m3ae_core.training.tasks import FinetuneTask, PretrainTask
+from m3ae_core.training.launch import launch, prepare
+from m3ae_core.training.loop import train
+from m3ae_core.training.record import recorded
+from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def pretrain(
-    recipe: Recipe,
-    cases: Sequence[CaseFiles],
-    folder: Path,
-    *,
-    scheme: LabelScheme = BRATS_2023,
-    device: str = "auto",
-    precision: str = "32-true",
-) -> Iterator[Event | Progress]:
-    """Stage 1: learn the masked autoencoder and the substitute image; ends with `folder`/bundle.
+@dataclass(frozen=True)
+class Plan:
+    """What both stages are told: the recipe, the cases, where results go, and what computes them."""
+
+    recipe: Recipe
+    cases: Sequence[CaseFiles]
+    folder: Path
+    scheme: LabelScheme = BRATS_2023
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def card(self, stage: str) -> dict[str, Any]:
+        """Return the card of a bundle made by this plan."""
+        return {
+            "name": f"{self.recipe.model.preset} {stage}",
+            "stage": stage,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "precision": self.hardware.precision,
+            "training_cases": [case.name for case in self.cases],
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+
+def pretrain(plan: Plan) -> Iterator[Event]:
+    """Stage 1: learn the masked autoencoder and the substitute image; ends with ``bundle`` in the run folder.
 
     Raises
     ------
-    InputError, ConfigError, OutputError, BundleError
+    InputError, ConfigError, OutputError
         If a case, the recipe or the run folder cannot be used; nothing is trained then.
     """
-    with run_folder(folder, recipe, "pretrain"):
-        cached = yield from _cache(cases, recipe, scheme, folder)
-        torch.manual_seed(recipe.pretrain.seed)
-        task = PretrainTask(recipe.model, recipe.pretrain, starting_substitute(recipe, cached))
-        fabric = make_fabric(device, precision)
-        samples = Samples(cached, recipe.pretrain, task.draw)
-        yield from train(task, samples, recipe.pretrain, fabric, folder)
-        substitute = task.substitute.image.detach().cpu()
-        card = _card("pretrained", recipe, cases, precision)
-        bundle = Bundle(recipe.model, substitute, task.autoencoder.cpu(), None, card)
-        yield Saved(str(save_bundle(bundle, folder / "bundle")), recipe.pretrain.epochs)
+    recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
+    with run_folder(plan, "pretrain", fabric):
+        cached = yield from _cache(plan.cases, plan, fabric)
+        torch.manual_seed(config.seed)
+        task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
+        prepare(task.autoencoder, plan.hardware)
+        events = train(
+            task,
+            Samples(cached, config, PretrainDraw(config)),
+            config,
+            fabric,
+            plan.folder,
+            accumulate=plan.hardware.accumulate,
+            workers=plan.hardware.workers,
+        )
+        yield from _first_process(events, plan, fabric, task.substitute if task.learns_substitute else None)
+        if fabric.is_global_zero:
+            image = task.substitute.image.detach().cpu()
+            bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
+            yield Saved(str(save_bundle(bundle, plan.folder / "bundle")), config.epochs)
 
 
-def finetune(
-    recipe: Recipe,
-    cases: Sequence[CaseFiles],
-    pretrained: Path,
-    folder: Path,
-    *,
-    validation: Sequence[CaseFiles] = (),
-    scheme: LabelScheme = BRATS_2023,
-    device: str = "auto",
-    precision: str = "32-true",
-) -> Iterator[Event | Progress]:
-    """Stage 2: start from the bundle `pretrained`, learn to segment; ends with `folder`/bundle, which holds both.
+def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
+    """Stage 2: start from the bundle `pretrained`, learn to segment; ends with ``bundle``, which holds both networks.
+
+    With `validation` cases the bundle of the best validation is kept as ``best``.
 
     Raises
     ------
     InputError, ConfigError, OutputError, BundleError
         If a case, the recipe, the bundle or the run folder cannot be used; nothing is trained then.
     """
-    start = load_bundle(pretrained)
-    if start.autoencoder is None:
-        raise BundleError(
-            "This bundle holds no masked autoencoder to start from.",
-            "Run `m3ae pretrain` first.",
-            path=pretrained,
-        )
-    if start.config != recipe.model:
-        raise ConfigError(
-            "The recipe describes another model than the pretrained bundle.",
-            "Use the recipe the bundle was pretrained with.",
-            path=pretrained,
-            code="other-recipe",
-        )
-    with run_folder(folder, recipe, "finetune"):
-        cached = yield from _cache(cases, recipe, scheme, folder)
-        held_out = yield from _cache(validation, recipe, scheme, folder)
-        torch.manual_seed(recipe.finetune.seed)
-        substitute = SubstituteImage.fixed(start.substitute)
+    recipe, config, start = plan.recipe, plan.recipe.finetune, _pretrained(pretrained, plan.recipe)
+    fabric = launch(plan.hardware)
+    with run_folder(plan, "finetune", fabric):
+        cached = yield from _cache(plan.cases, plan, fabric)
+        held_out = yield from _cache(validation, plan, fabric)
+        torch.manual_seed(config.seed)
         segmenter = Segmenter(recipe.model)
-        if recipe.finetune.pretrained:
+        if config.pretrained and start.autoencoder is not None:
             segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
-        task = FinetuneTask(recipe.model, recipe.finetune, segmenter, substitute)
-        checks = Validation(recipe.model, recipe.finetune, held_out)
+        checks = Validation(recipe.model, config, held_out, fabric)
+        task = FinetuneTask(config, segmenter, SubstituteImage.fixed(start.substitute), checks)
+        prepare(segmenter, plan.hardware)
 
-        def validate(epoch: int) -> Validated | None:
-            return checks.run(epoch, task.deployed, substitute) if checks.due(epoch) else None
+        def keep(name: str, measured: dict[str, Any]) -> Path:
+            card = {**plan.card("segmenter"), **measured}
+            return save_bundle(
+                Bundle(recipe.model, start.substitute, start.autoencoder, task.deployed, card),
+                plan.folder / name,
+            )
 
-        samples = Samples(cached, recipe.finetune, task.draw)
-        yield from train(task, samples, recipe.finetune, make_fabric(device, precision), folder, validate)
-        card = _card("segmenter", recipe, cases, precision)
-        bundle = Bundle(recipe.model, start.substitute, start.autoencoder, task.deployed.cpu(), card)
-        yield Saved(str(save_bundle(bundle, folder / "bundle")), recipe.finetune.epochs)
+        def keep_best(validated: Validated) -> None:
+            if fabric.is_global_zero:
+                keep("best", {"epoch": validated.epoch, "validation_dice": validated.by_subset})
+
+        events = train(
+            task,
+            Samples(cached, config, FinetuneDraw(config)),
+            config,
+            fabric,
+            plan.folder,
+            accumulate=plan.hardware.accumulate,
+            workers=plan.hardware.workers,
+            keep_best=keep_best,
+        )
+        yield from _first_process(events, plan, fabric)
+        if fabric.is_global_zero:
+            yield Saved(str(keep("bundle", {"epoch": config.epochs})), config.epochs)
 
 
 def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
@@ -129,8 +155,10 @@ def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> Substitu
 
 
 @contextmanager
-def run_folder(folder: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> Iterator[None]:
+def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabric) -> Iterator[None]:
     """Make and lock a run folder and store the recipe in it; a folder of another recipe is left as it is.
+
+    The first process does so, the others wait for it.
 
     Raises
     ------
@@ -138,14 +166,21 @@ def run_folder(folder: Path, recipe: Recipe, stage: Literal["pretrain", "finetun
         If the folder cannot be made, another run is using it (code ``locked``), or it belongs to a run with another
         model or other settings of this stage (``other-recipe``).
     """
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        yield
+        return
+    folder = plan.folder
     try:
-        (folder / "cache").mkdir(parents=True, exist_ok=True)
+        for needed in (folder, cache_folder(folder)):
+            needed.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = f"The run folder cannot be made: {error.strerror}."
         raise OutputError(problem, "Choose another one.", path=folder, code="not-writable") from error
     try:
         with FileLock(folder / ".lock", timeout=0):
-            _keep_recipe(folder / "recipe.json", recipe, stage)
+            _keep_recipe(folder / "recipe.json", plan.recipe, stage)
+            fabric.barrier()
             yield
     except Timeout as error:
         problem = "Another run is using this folder."
@@ -154,25 +189,36 @@ def run_folder(folder: Path, recipe: Recipe, stage: Literal["pretrain", "finetun
         ) from error
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Return a launched Fabric for one process; the multi-process launchers of Fabric set it up themselves.
+def cache_folder(folder: Path) -> Path:
+    """Return where the decoded cases of a run folder are kept: beside it, for other runs to use."""
+    return folder.absolute().parent / "cache"
 
-    Raises
-    ------
-    ConfigError
-        If the extra ``train`` is not installed.
-    """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
+
+def _pretrained(path: Path, recipe: Recipe) -> Bundle:
+    """Read the bundle that stage 2 starts from, and check that it is one of this recipe's model."""
+    start = load_bundle(path)
+    if start.autoencoder is None:
+        problem = "This bundle holds no masked autoencoder to start from."
+        raise BundleError(problem, "Run `m3ae pretrain` first.", path=path)
+    if start.config != recipe.model:
         raise ConfigError(
-            "Training needs Lightning Fabric, which is not installed.",
-            "Run: pip install 'napari-m3ae[train]'.",
-            code="no-fabric",
-        ) from error
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-    fabric.launch()
-    return fabric
+            "The recipe describes another model than the pretrained bundle.",
+            "Use the recipe the bundle was pretrained with.",
+            path=path,
+            code="other-recipe",
+        )
+    return start
+
+
+def _first_process(
+    events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
+) -> Iterator[Event]:
+    """Pass on the events of the first process, recorded; the others only take part."""
+    if not fabric.is_global_zero:
+        for _ in events:
+            pass
+        return
+    yield from recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
 
 
 def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
@@ -190,21 +236,21 @@ def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
 
 
 def _cache(
-    cases: Sequence[CaseFiles], recipe: Recipe, scheme: LabelScheme, folder: Path
+    cases: Sequence[CaseFiles], plan: Plan, fabric: Fabric
 ) -> Generator[Progress, None, list[CachedCase]]:
+    """Decode the cases, a few at a time; the first process does, the others find them done."""
+    folder, model = cache_folder(plan.folder), plan.recipe.model
+
+    def prepare_one(case: CaseFiles) -> CachedCase:
+        return cache_case(case, model, plan.scheme, folder)
+
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        return [prepare_one(case) for case in cases]
     cached: list[CachedCase] = []
-    for case in cases:
-        cached.append(cache_case(case, recipe.model, scheme, folder / "cache"))
-        yield Progress("cases read", len(cached), len(cases))
+    with ThreadPoolExecutor(max(1, plan.hardware.workers)) as pool:
+        for one in pool.map(prepare_one, cases):
+            cached.append(one)
+            yield Progress("cases read", len(cached), len(cases))
+    fabric.barrier()
     return cached
-
-
-def _card(stage: str, recipe: Recipe, cases: Sequence[CaseFiles], precision: str) -> dict[str, Any]:
-    return {
-        "name": f"{recipe.model.preset} {stage}",
-        "stage": stage,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "precision": precision,
-        "training_cases": [case.name for case in cases],
-        "recipe": recipe.model_dump(mode="json"),
-    }

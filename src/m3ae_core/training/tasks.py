@@ -6,6 +6,7 @@ The loop knows nothing of the method, and these know nothing of devices, optimis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
-from m3ae_core.losses import finetuning_loss, pretraining_loss
+from m3ae_core.events import Validated
+from m3ae_core.losses import finetuning_loss, pretraining_loss, reconstruction_loss
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.training.loop import Task
+from m3ae_core.training.validate import Validation
 
 
 class PretrainSample(NamedTuple):
@@ -40,44 +43,70 @@ class FinetuneSample(NamedTuple):
     augmentation: Augmentation
 
 
+@dataclass(frozen=True)
+class PretrainDraw:
+    """Draws what is random about a sample of stage 1: its mask. Pretraining never looks at the labels."""
+
+    config: PretrainConfig
+
+    def __call__(
+        self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator
+    ) -> PretrainSample:
+        """Draw the mask of one crop."""
+        del regions
+        masked = sample_mask(rng, len(image), self.config.crop, self.config.masking)
+        return PretrainSample(image, start, torch.from_numpy(masked))
+
+
+@dataclass(frozen=True)
+class FinetuneDraw:
+    """Draws what is random about a sample of stage 2: the two situations and the augmentation they share."""
+
+    config: FinetuneConfig
+
+    def __call__(
+        self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator
+    ) -> FinetuneSample:
+        """Draw the situations and the augmentation of one crop."""
+        dropped = two_situations(rng, len(image), self.config)
+        augmentation = Augmentation.draw(rng, self.config.augment, len(image), self.config.crop[0])
+        return FinetuneSample(image, regions, start, torch.from_numpy(dropped), augmentation)
+
+
 class PretrainTask(Task):
     """Stage 1 (Eqn. 3): reconstruct an image whose masked content the substitute fills; learn both."""
 
     def __init__(self, model: ModelConfig, config: PretrainConfig, substitute: SubstituteImage) -> None:
         super().__init__()
         self.config = config
-        self.modalities = len(model.modalities)
         self.autoencoder = MaskedAutoencoder(model)
         self.substitute = substitute
 
-    def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> PretrainSample:
-        """Draw the mask of one sample; pretraining never looks at the labels."""
-        del regions
-        masked = sample_mask(rng, self.modalities, self.config.crop, self.config.masking)
-        return PretrainSample(image, start, torch.from_numpy(masked))
+    @property
+    def learns_substitute(self) -> bool:
+        """Whether the substitute is learned, or stays as it is."""
+        return self.substitute.image.requires_grad
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The substitute, where it is learned, has a learning rate of its own."""
-        rate = self.config.substitute.learning_rate
-        network: dict[str, object] = {
-            "params": self.autoencoder.parameters(),
-            "lr": self.config.learning_rate,
-        }
-        image: dict[str, object] = {
-            "params": self.substitute.parameters(),
-            "lr": rate,
-            "weight_decay": 0.0,
-        }
-        return [network, image] if self.substitute.image.requires_grad else [network]
+        groups: list[dict[str, object]] = [
+            {"params": list(self.autoencoder.parameters()), "lr": self.config.learning_rate}
+        ]
+        if self.learns_substitute:
+            rate = self.config.substitute.learning_rate
+            groups.append({"params": list(self.substitute.parameters()), "lr": rate, "weight_decay": 0.0})
+        return groups
 
     def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
-        """Return the terms of Eqn. 3."""
+        """Return the terms of Eqn. 3; a substitute that is not learned is not regularised."""
         device = self.substitute.image.device
         x = torch.stack([sample.image for sample in batch]).to(device, non_blocking=True)
         voxels = np.stack([patches_to_voxels(sample.masked.numpy(), self.config.crop) for sample in batch])
         masked = torch.from_numpy(voxels).to(device, non_blocking=True)
         content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
         reconstruction = self.autoencoder(fill(x, content, masked))
+        if not self.learns_substitute:
+            return {"reconstruction": reconstruction_loss(x, reconstruction)}
         return pretraining_loss(x, reconstruction, self.substitute.image, self.config.substitute.gamma)
 
 
@@ -85,16 +114,20 @@ class FinetuneTask(Task):
     """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
 
     def __init__(
-        self, model: ModelConfig, config: FinetuneConfig, segmenter: Segmenter, substitute: SubstituteImage
+        self,
+        config: FinetuneConfig,
+        segmenter: Segmenter,
+        substitute: SubstituteImage,
+        validation: Validation | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.modalities = len(model.modalities)
+        self.config, self.validation = config, validation
         self.segmenter = segmenter
         self.substitute = substitute.requires_grad_(False)
         self.average: AveragedModel | None = None
         if config.ema:
-            self.average = AveragedModel(segmenter, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(segmenter, multi_avg_fn=average)
             self.average.requires_grad_(False)
 
     @property
@@ -102,21 +135,20 @@ class FinetuneTask(Task):
         """The segmenter to validate and to keep: the moving average of the weights where there is one."""
         return self.segmenter if self.average is None else cast(Segmenter, self.average.module)
 
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The substitute is frozen in stage 2."""
+        return [{"params": list(self.segmenter.parameters()), "lr": self.config.learning_rate}]
+
     def after_step(self) -> None:
         """Move the average towards the weights."""
         if self.average is not None:
             self.average.update_parameters(self.segmenter)
 
-    def draw(self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator) -> FinetuneSample:
-        """Draw the two situations and the augmentation of one sample."""
-        config = self.config
-        dropped = two_situations(rng, self.modalities, config)
-        augmentation = Augmentation.draw(rng, config.augment, self.modalities, config.crop[0])
-        return FinetuneSample(image, regions, start, torch.from_numpy(dropped), augmentation)
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """The substitute is frozen in stage 2."""
-        return [{"params": self.segmenter.parameters(), "lr": self.config.learning_rate}]
+    def validate(self, epoch: int) -> Validated | None:
+        """Measure the deployed segmenter in the recipe's situations, every so many epochs."""
+        if self.validation is None or not self.validation.due(epoch):
+            return None
+        return self.validation.run(epoch, self.deployed, self.substitute)
 
     def forward(self, batch: Sequence[FinetuneSample]) -> dict[str, Tensor]:
         """Return the terms of Eqn. 4; both situations of all samples go through the network as one batch."""

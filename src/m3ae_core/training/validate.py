@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +16,20 @@ from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 class Validation:
-    """Mean Dice per region over cases and missing-modality situations, every `validate_every` epochs."""
+    """Mean Dice per region over cases and missing-modality situations, every `validate_every` epochs.
 
-    def __init__(self, model: ModelConfig, config: FinetuneConfig, cases: Sequence[CachedCase]) -> None:
-        self.model, self.config, self.cases = model, config, cases
+    The cases are shared among the processes of `fabric`.
+    """
+
+    def __init__(
+        self, model: ModelConfig, config: FinetuneConfig, cases: Sequence[CachedCase], fabric: Fabric
+    ) -> None:
+        self.model, self.config, self.cases, self.fabric = model, config, cases, fabric
         modalities = model.modality_set
         chosen = config.validate_on
         self.subsets: tuple[Subset, ...] = (
@@ -35,28 +43,31 @@ class Validation:
     @torch.no_grad()
     def run(self, epoch: int, segmenter: Segmenter, substitute: SubstituteImage) -> Validated:
         """Segment every case in every situation, as inference will."""
-        by_subset = {}
-        for subset in self.subsets:
-            scores = [self._dice(case, subset, segmenter, substitute) for case in self.cases]
-            by_subset[str(subset)] = dict(
-                zip(self.model.regions, np.mean(scores, axis=0).tolist(), strict=True)
-            )
-        means = np.mean([list(dice.values()) for dice in by_subset.values()], axis=0)
-        return Validated(epoch, dict(zip(self.model.regions, means.tolist(), strict=True)), by_subset)
+        regions = self.model.regions
+        sums = torch.zeros(len(self.subsets), len(regions), dtype=torch.float64)
+        for case in self.cases[self.fabric.global_rank :: self.fabric.world_size]:
+            sums += torch.tensor([self._dice(case, subset, segmenter, substitute) for subset in self.subsets])
+        total: Tensor = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")  # type: ignore[assignment]
+        means = total.cpu() / len(self.cases)
+        by_subset = {
+            str(subset): dict(zip(regions, row, strict=True))
+            for subset, row in zip(self.subsets, means.tolist(), strict=True)
+        }
+        return Validated(epoch, dict(zip(regions, means.mean(0).tolist(), strict=True)), by_subset)
 
     def _dice(
         self, case: CachedCase, subset: Subset, segmenter: Segmenter, substitute: SubstituteImage
     ) -> list[float]:
         device = substitute.image.device
-        image = torch.from_numpy(np.array(case.image)).to(device)
+        image = torch.tensor(case.image, device=device)
         missing = ~torch.tensor(subset.flags, device=device)
         inference = self.model.inference
         extent = Extent.of(inference, self.model.grid.shape, case.brain)
         *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)
         assert logits is not None  # noqa: S101  the last window brings them
-        mask = torch.zeros(case.regions.shape, dtype=torch.bool, device=device)
+        target = torch.tensor(case.regions, device=device)
+        mask = torch.zeros_like(target)
         mask[(slice(None), *(slice(a, a + n) for a, n in zip(*extent, strict=True)))] = logits > 0
-        target = torch.from_numpy(np.array(case.regions)).to(device)
         return [_hard_dice(p, y) for p, y in zip(mask, target, strict=True)]
 
 

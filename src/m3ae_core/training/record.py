@@ -1,0 +1,99 @@
+"""The record of a run, kept from its events: losses, learning curves, times, and the substitute as it evolves.
+
+``log.jsonl`` holds one line per step, epoch and validation, and is the same whether a run was interrupted or not.
+``times.jsonl`` holds the seconds of every epoch, which are not; ``substitute/epoch-00010.npy`` the middle axial slice
+(N, H, W) of the substitute image. TensorBoard gets the same, if it is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from m3ae_core.events import EpochDone, Event, Resumed, StepDone, Validated
+from m3ae_core.files import append_text, atomic_write, write_text
+
+LOG, TIMES = "log.jsonl", "times.jsonl"
+
+
+def recorded(
+    events: Iterable[Event], folder: Path, substitute: Callable[[], Tensor] | None = None
+) -> Iterator[Event]:
+    """Pass `events` on, each after it was written to the run's `folder`.
+
+    `substitute` returns the substitute image (N, D, H, W) where it is being learned.
+    """
+    board, epoch = _tensorboard(folder), 0
+    for event in events:
+        match event:
+            case Resumed(epoch):
+                rewind(folder / LOG, epoch)
+                rewind(folder / TIMES, epoch)
+            case StepDone(step, _, terms):
+                _append(folder / LOG, {"step": step, "epoch": epoch + 1, "terms": terms})
+                _plot(board, "step", terms, step)
+            case EpochDone(epoch, _, terms, seconds):
+                _append(folder / LOG, {"epoch": epoch, "terms": terms})
+                _append(folder / TIMES, {"epoch": epoch, "seconds": round(seconds, 3)})
+                _plot(board, "epoch", terms, epoch)
+                if substitute is not None:
+                    _snapshot(folder / "substitute", epoch, substitute(), board)
+            case Validated(_, dice, by_subset):
+                _append(folder / LOG, {"epoch": epoch, "dice": dice, "by_subset": by_subset})
+                _plot(board, "dice", dice, epoch)
+            case _:
+                pass
+        yield event
+
+
+def rewind(path: Path, epoch: int) -> None:
+    """Drop what a stopped run wrote after its last checkpoint, `epoch` epochs in; a torn last line goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines(keepends=True):
+        with suppress(ValueError):
+            if json.loads(line)["epoch"] <= epoch:
+                kept.append(line)
+    write_text(path, "".join(kept))
+
+
+def _append(path: Path, content: dict[str, Any]) -> None:
+    append_text(path, json.dumps(content) + "\n")
+
+
+def _snapshot(folder: Path, epoch: int, image: Tensor, board: Any) -> None:
+    """Keep the middle slice of the substitute, after fewer and fewer epochs: 1, 2, … 10, 20, … 100, 200, …"""
+    if epoch % 10 ** (len(str(epoch)) - 1):
+        return
+    middle = image[:, image.shape[1] // 2].detach().float().cpu().numpy()
+    folder.mkdir(exist_ok=True)
+
+    def save(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.save(stream, middle)
+
+    atomic_write(folder / f"epoch-{epoch:05d}.npy", save)
+    if board is not None:
+        board.add_image("substitute", np.hstack(list(np.clip(middle, 0, 1))), epoch, dataformats="HW")
+
+
+def _tensorboard(folder: Path) -> Any:
+    """Return a TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _plot(board: Any, group: str, values: dict[str, float], when: int) -> None:
+    if board is not None:
+        for name, value in values.items():
+            board.add_scalar(f"{group}/{name}", value, when)
