@@ -20,7 +20,7 @@ Assumed:
 * Autocast costs nothing. In truth it keeps group norms and losses in 4 bytes: up to twice the network's traffic.
 * The step never waits for data: decoding, augmentation and copies overlap with it. Validation (a few per cent of the
   arithmetic of stage 2), checkpoints and start-up are left out.
-* 199 cases; an epoch's last batch may be smaller and costs a whole step. 600 epochs of stage 1, 300 of stage 2.
+* 199 cases; cases that do not fill an epoch's last batch wait for another epoch. 600 epochs of stage 1, 300 of stage 2.
 * 8 GPUs are data parallel, each with the batch of one: 8 times the batch and an eighth of the steps, another recipe
   than the paper's, whose accuracy is unknown. After each step a ring all-reduce moves 2·7/8 of the gradients (4 bytes;
   in stage 1 with the substitute's) at 300 GB/s over NVLink and overlaps with nothing.
@@ -28,7 +28,6 @@ Assumed:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +138,7 @@ def finetuning_step(recipe: Recipe) -> Step:
 
 
 def row(name: str, step: Step, stage: StageConfig) -> str:
-    alone, together = (stage.epochs * math.ceil(CASES / (gpus * stage.batch_size)) for gpus in (1, GPUS))
+    alone, together = (stage.epochs * (CASES // (gpus * stage.batch_size)) for gpus in (1, GPUS))
     bound = "arithmetic" if step.flops / ARITHMETIC > step.bytes / BANDWIDTH else "memory"
     shared = step.seconds + step.exchange_seconds
     rest = step.substitute_bytes + ADAM_BYTES * step.gradients
