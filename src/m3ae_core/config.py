@@ -164,14 +164,12 @@ class SubstituteConfig(Frozen):
     """The substitute image x_sub (Eqns. 1 and 3): what it is, γ, its own learning rate, and its Gaussian start.
 
     `kind` is ``learned`` (by model inversion), or one that stays as it is: ``zero``, or the ``mean`` of the training
-    images (Table 3, rows c and d). `eps` is Adam's: the loss is a mean over millions of voxels, so that one voxel's
-    gradient can be smaller than the usual 1e-8, which then keeps the substitute where it started.
+    images (Table 3, rows c and d).
     """
 
     kind: Literal["learned", "zero", "mean"] = "learned"
     gamma: float = Field(0.005, ge=0)
     learning_rate: float = Field(0.005, gt=0)
-    eps: float = Field(1e-8, gt=0)
     init_std: float = Field(1.0, ge=0)
 
 

@@ -93,8 +93,8 @@ class PretrainTask(Task):
             {"params": list(self.autoencoder.parameters()), "lr": self.config.learning_rate}
         ]
         if self.learns_substitute:
-            own = {"lr": self.config.substitute.learning_rate, "eps": self.config.substitute.eps}
-            groups.append({"params": list(self.substitute.parameters()), "weight_decay": 0.0, **own})
+            rate = self.config.substitute.learning_rate
+            groups.append({"params": list(self.substitute.parameters()), "lr": rate, "weight_decay": 0.0})
         return groups
 
     def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
