@@ -13,11 +13,11 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import standardise
-from m3ae_core.errors import ConfigError
 from m3ae_core.files import atomic_write
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.regions import COLOURS, LabelScheme
+from m3ae_core.report.canvas import new_figure
 
 
 def save_figure(
@@ -79,18 +79,8 @@ def colour_name(colour: str) -> str:
 
 
 def _figure(columns: int) -> Any:
-    """Return an empty figure with one row of panels, drawn without a display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "Figures need matplotlib, which is not installed.",
-            "Run: pip install 'napari-m3ae[report]'.",
-            code="no-matplotlib",
-        ) from error
-    figure = Figure(figsize=(2.3 * columns, 3.3), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
+    """Return an empty black figure with one row of panels."""
+    figure = new_figure(2.3 * columns, 3.3, "black")
     figure.subplots(1, columns)
     return figure
 
