@@ -27,6 +27,7 @@ th { border-bottom: 2px solid #222; } tr:nth-child(even) td { background: #f5f5f
 tr.last td { border-top: 2px solid #222; font-weight: 600; }
 .wide { overflow-x: auto; } img { max-width: 100%; height: auto; } figcaption { color: #555; }
 figure { margin: 1rem 0 2rem; } summary { cursor: pointer; font-weight: 600; }
+.legend span { display: inline-block; width: .9em; height: .9em; margin-left: .8em; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 0; overflow-wrap: anywhere; }
 """
 
@@ -76,8 +77,8 @@ def _section(part: Section) -> str:
 def _examples(results: Results, scores: Sequence[Score]) -> Iterator[str]:
     """Show, for every model, the case nearest the median and the worst one, chosen by the first model's mean Dice."""
     yield "<h2>Example slices</h2>"
-    colours = ", ".join(f"{tissue} {colour}" for tissue, colour in COLOURS.items())
-    yield f"<p>Colours: {html.escape(colours)}. Patient's right on the left.</p>"
+    legend = " ".join(f'<span style="background: {colour}"></span> {tissue}' for tissue, colour in COLOURS.items())
+    yield f'<p class="legend">{legend}. Patient\'s right on the left.</p>'
     for kind, case in example_cases(scores).items():
         for model in results.models:
             yield _example(results, scores, model, case, kind)

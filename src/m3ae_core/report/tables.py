@@ -50,7 +50,7 @@ def score_table(
 
     rows = _rows(subsets, cells, lambda cell: text(cells[cell]))
     means = tuple(f"{scale * average(cells, bundle, region):.1f}" for region in regions for bundle in bundles)
-    title = f"{_TITLES[metric]} over {_counts(cells)} cases ({title})"
+    title = f"{_TITLES[metric]}, n = {_counts(cells)} ({title})"
     return Table(title, subsets[0].of, _columns(bundles, regions), rows, ("Average", means))
 
 
@@ -67,7 +67,7 @@ def empty_table(scores: Sequence[Score], subsets: Sequence[Subset], title: str) 
         str(reference[bundle, str(subsets[0]), region]) for region in regions for bundle in bundles
     )
     rows = _rows(subsets, predicted, lambda cell: str(predicted[cell]))
-    title = f"Empty predictions among {len({score.case for score in scores})} cases ({title})"
+    title = f"Empty predictions, n = {len({score.case for score in scores})} ({title})"
     return Table(title, subsets[0].of, _columns(bundles, regions), rows, ("Empty references", wanted))
 
 
