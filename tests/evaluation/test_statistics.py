@@ -76,9 +76,10 @@ def test_wilcoxon_known_values():
 
 
 def test_zeros_take_part_in_the_ranking():
-    # Pratt: the zeros take ranks 1 to 3, so that 1, 2, -3 rank 4, 5, 6; dropped they would rank 1, 2, 3 (3 against 3).
-    assert wilcoxon([1, 2, -3]) == 1
-    assert wilcoxon([0, 0, 0, 1, 2, -3]) < 1
+    # Pratt: six zeros take ranks 1 to 6, the others 7 to 12. The negative ones sum to 7 + 8 = 15; of the 64 patterns of
+    # signs, 8 have no larger sum (none, one alone, 7 + 8): p = 2 · 8 / 64. With the zeros dropped it would be 10 / 64.
+    assert wilcoxon([0] * 6 + [-1, -2, 3, 4, 5, 6]) == pytest.approx(0.25, abs=0.02)
+    assert wilcoxon([-1, -2, 3, 4, 5, 6]) == pytest.approx(10 / 64)
 
 
 def test_compare_pairs_by_case_and_corrects_over_all_rows():

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ def made_up(folder: Path, models: tuple[Model, ...]) -> Results:
     record = {
         "notice": "Research use only.",
         "made_by": {"napari-m3ae": __version__},
+        "bundles": [asdict(model) for model in models],
         "scheme": "brats2023",
         "conventions": {convention.name: convention.description for convention in CONVENTIONS},
         "devices": ["cpu"],
@@ -121,9 +122,9 @@ def test_latex_has_as_many_cells_in_every_line(results):
         6,
         4 + 3 - 1,
     }  # scores; their last row, whose first cell spans four; comparisons
-    assert r"ours \& <co>" in text
+    assert r"ours \& $<$co$>$" in text
     assert r"theirs\_2" in text
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 10
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 13
     assert tex("50 % ± 1") == r"50 \% $\pm$ 1"
 
 

@@ -213,8 +213,13 @@ def load_results(folder: Path) -> Results:
     try:
         record = json.loads((folder / INDEX).read_text("utf-8"))
         models = tuple(Model(**model) for model in record["bundles"])
-        cases = {case["name"]: case["sha256"] for case in record["cases"]}
         modalities, regions = tuple(record["modalities"]), tuple(record["regions"])
+        shared = {
+            "scheme": record["scheme"],
+            "modalities": "+".join(modalities),
+            "code_version": record["made_by"]["napari-m3ae"],
+        }
+        cases = [{"case": c["name"], "case_sha256": c["sha256"], **shared} for c in record["cases"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "No finished benchmark is in this folder.",
@@ -222,14 +227,15 @@ def load_results(folder: Path) -> Results:
             path=folder,
             code="no-benchmark",
         ) from error
-    measurements = tuple(_recorded(folder, model, case, cases) for case in cases for model in models)
+    measurements = tuple(_recorded(folder, model, case) for case in cases for model in models)
     return Results(folder, record, models, modalities, regions, measurements)
 
 
-def _recorded(folder: Path, model: Model, case: str, cases: dict[str, str]) -> Measurement:
-    path = measurement_file(folder, model.fingerprint, case)
+def _recorded(folder: Path, model: Model, wanted: dict[str, str]) -> Measurement:
+    """Return the measurement that the finished benchmark ended with."""
+    path = measurement_file(folder, model.fingerprint, wanted["case"])
     found = read_measurement(path)
-    if found is None or found.key["case_sha256"] != cases[case]:
+    if found is None or not wanted.items() <= found.key.items():
         raise InputError(
             "This measurement is not the one that the benchmark ended with.",
             "Run `m3ae benchmark` again; it takes what is missing.",

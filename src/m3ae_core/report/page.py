@@ -77,7 +77,9 @@ def _section(part: Section) -> str:
 def _examples(results: Results, scores: Sequence[Score]) -> Iterator[str]:
     """Show, for every model, the case nearest the median and the worst one, chosen by the first model's mean Dice."""
     yield "<h2>Example slices</h2>"
-    legend = " ".join(f'<span style="background: {colour}"></span> {tissue}' for tissue, colour in COLOURS.items())
+    legend = " ".join(
+        f'<span style="background: {colour}"></span> {tissue}' for tissue, colour in COLOURS.items()
+    )
     yield f'<p class="legend">{legend}. Patient\'s right on the left.</p>'
     for kind, case in example_cases(scores).items():
         for model in results.models:

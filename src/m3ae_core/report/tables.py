@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PRESENT, MISSING = "●", "○"
 _TITLES = {"dice": "Dice in %, mean ± SD", "hd95_mm": "HD95 in mm, mean ± SD"}
 _TEX = {PRESENT: r"$\bullet$", MISSING: r"$\circ$", "±": r"$\pm$", "−": "$-$", "³": "$^3$", "×": r"$\times$"}
+_TEX |= {"<": "$<$", ">": "$>$"}
 _TEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": r"\textbackslash{}"}
 
 
