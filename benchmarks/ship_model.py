@@ -17,8 +17,8 @@ import tyro
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.evaluation.conventions import BRATS_LEGACY
-from m3ae_core.evaluation.results import load_results
 from m3ae_core.evaluation.statistics import reliability, summaries
+from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
 from m3ae_core.report.tables import markdown, score_table
 

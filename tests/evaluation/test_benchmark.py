@@ -17,16 +17,10 @@ from m3ae_core.evaluation.benchmark import mean_dice, run
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, RFNET_PP500
 from m3ae_core.evaluation.metrics import dice_by_region, hd95_mm
 from m3ae_core.evaluation.plan import fingerprint, hash_case
-from m3ae_core.evaluation.results import (
-    PAPER_ROWS,
-    Results,
-    load_results,
-    measurement_file,
-    slices_file,
-    table_order,
-)
+from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
+from m3ae_core.evaluation.store import load_results, measurement_file, slices_file
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.modalities import BRATS, ModalitySet

@@ -14,9 +14,10 @@ import pytest
 from m3ae_core import __version__
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS
 from m3ae_core.evaluation.metrics import Overlap
-from m3ae_core.evaluation.results import PAPER_ROWS, Measurement, Model, Results, slices_file, table_order
+from m3ae_core.evaluation.results import PAPER_ROWS, Measurement, Model, Results, table_order
 from m3ae_core.evaluation.slices import Slices, write_slices
 from m3ae_core.evaluation.statistics import average, compare, summaries
+from m3ae_core.evaluation.store import slices_file
 from m3ae_core.modalities import BRATS
 from m3ae_core.report.benchmark import write_report
 from m3ae_core.report.page import example_cases

@@ -14,18 +14,16 @@ from m3ae_core.errors import OutputError
 from m3ae_core.evaluation.conventions import BRATS_LEGACY
 from m3ae_core.evaluation.metrics import Overlap, overlap
 from m3ae_core.evaluation.plan import Plan, check_cases, hash_case, make_plan
-from m3ae_core.evaluation.results import (
+from m3ae_core.evaluation.results import Measurement, Results, table_order
+from m3ae_core.evaluation.slices import cut, write_slices
+from m3ae_core.evaluation.store import (
     INDEX,
-    Measurement,
-    Results,
     load_results,
     measurement_file,
     read_measurement,
     slices_file,
-    table_order,
     write_measurement,
 )
-from m3ae_core.evaluation.slices import cut, write_slices
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.files import write_json
 from m3ae_core.inference.predictor import Predictor

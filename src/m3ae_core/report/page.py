@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from m3ae_core.evaluation.results import Model, Results, Score, slices_file
+from m3ae_core.evaluation.results import Model, Results, Score
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import TEST
+from m3ae_core.evaluation.store import slices_file
 from m3ae_core.regions import COLOURS, scheme_named
 from m3ae_core.report.canvas import data_uri
 from m3ae_core.report.plots import score_plot, slices_plot

@@ -43,7 +43,11 @@ def score_plot(scores: Sequence[Score], subsets: Sequence[Subset], metric: Metri
         panel.spines[["top", "right", "left"]].set_visible(False)
     if len(bundles) > 1:
         handles = panels[1].collections[: len(bundles)]
-        figure.legend(handles, bundles, loc="outside upper center", ncols=len(bundles), frameon=False)
+        legend = figure.legend(
+            handles, bundles, loc="outside upper center", ncols=len(bundles), frameon=False
+        )
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
     return figure
 
 
