@@ -45,8 +45,8 @@ def page(results: Results, parts: Sequence[Section]) -> str:
     body = [
         f"<h1>Benchmark of {html.escape(names)}</h1>",
         f'<p class="notice">{html.escape(results.record["notice"])}</p>',
-        f"<p>{len(results.record['cases'])} cases, each segmented from all {len(results.subsets)} subsets of "
-        f"{html.escape(', '.join(results.modalities))}.</p>",
+        f"<p>Every case (n = {len(results.record['cases'])}) was segmented from each of the {len(results.subsets)} "
+        f"subsets of {html.escape(', '.join(results.modalities))}.</p>",
         *_plots(results, parts[0]),
         *(_section(part) for part in parts),
         *_examples(results, parts[0].scores),

@@ -30,7 +30,10 @@ def provenance(results: Results) -> tuple[tuple[str, str], ...]:
     record = results.record
     return (
         ("Made by", f"napari-m3ae {record['made_by']['napari-m3ae']}"),
-        *((f"Model {model.label}", f"weights SHA-256 {model.sha256}") for model in results.models),
+        *(
+            (f"Model {model.label}", f"weights SHA-256 {model.sha256}, fingerprint {model.fingerprint}")
+            for model in results.models
+        ),
         ("Cases", f"{len(record['cases'])}, list SHA-256 {record['case_list_sha256']}"),
         ("Label scheme", record["scheme"]),
         ("Conventions", ", ".join(record["conventions"])),
