@@ -21,7 +21,7 @@ Cell = tuple[str, str, str]
 #: How :func:`compare` tests, for the reports.
 TEST = (
     "Two-sided Wilcoxon signed-rank test over the cases, per subset and region; cases without a difference are ranked "
-    "with the others (Pratt); p-values are corrected by Holm over all rows of this table."
+    "with the others (Pratt); p-values are corrected by Holm over all subsets, regions and pairs of models, per metric."
 )
 
 
