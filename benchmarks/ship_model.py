@@ -1,6 +1,7 @@
-"""Turn a finished run into the built-in model: measure it, write its card, put it into the package.
+"""Turn a finished run into the built-in model: write its card from what was measured, put it into the package.
 
-    python benchmarks/ship_model.py --run RUN --pretrain-run RUN --cases VALIDATION_DIR
+    m3ae benchmark --cases VALIDATION_DIR --bundle RUN/bundle --output RESULTS
+    python benchmarks/ship_model.py --run RUN --pretrain-run RUN --results RESULTS
 
 The networks and the substitute are copied as training left them; only the card is new.
 """
@@ -12,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import tyro
-from subsets import markdown, measure, reliability
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_cases
+from m3ae_core.evaluation.conventions import BRATS_LEGACY
+from m3ae_core.evaluation.statistics import reliability, summaries
+from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
-from m3ae_core.regions import BRATS_2023
+from m3ae_core.report.tables import markdown, score_table
 
 DATA = (
     "BraTS-Africa (BraTS 2023 Sub-Saharan Africa), The Cancer Imaging Archive, https://doi.org/10.7937/v8h6-8x67, "
@@ -34,9 +36,10 @@ def minutes(run: Path) -> tuple[float, int]:
     return sum(seconds) / 60, len(seconds)
 
 
-def main(run: Path, pretrain_run: Path, cases: Path) -> None:
-    bundle = load_bundle(run / "bundle")
-    table = measure(bundle, find_cases(cases), BRATS_2023)
+def main(run: Path, pretrain_run: Path, results: Path) -> None:
+    bundle, measured = load_bundle(run / "bundle"), load_results(results)
+    cells = summaries(measured.scores(BRATS_LEGACY), "dice")
+    table = markdown(score_table(cells, measured.subsets, "dice", BRATS_LEGACY.name))
     (first, first_epochs), (second, second_epochs) = minutes(pretrain_run), minutes(run)
     card = {
         **bundle.card,
@@ -45,8 +48,8 @@ def main(run: Path, pretrain_run: Path, cases: Path) -> None:
         "data": DATA,
         "licence": "CC BY 4.0",
         "training_minutes": {"pretrain": round(first), "finetune": round(second)},
-        "validation_cases": list(next(iter(table.values()))),
-        "reliability": reliability(table),
+        "validation_cases": [case["name"] for case in measured.record["cases"]],
+        "reliability": reliability(measured, bundle),
     }
     folder = save_bundle(replace(bundle, card=card), builtin_bundle())
     text = CARD.read_text("utf-8").format(
@@ -60,10 +63,10 @@ def main(run: Path, pretrain_run: Path, cases: Path) -> None:
         pretrain_epochs=first_epochs,
         finetune_minutes=second,
         finetune_epochs=second_epochs,
-        table=markdown(table),
+        table=table,
     )
     write_text(folder / "MODEL_CARD.md", text)
-    print(markdown(table))
+    print(table)
 
 
 if __name__ == "__main__":

@@ -63,5 +63,20 @@ class Saved:
     epoch: int
 
 
+@dataclass(frozen=True)
+class CaseMeasured:
+    """Case `done` of `total` (each model counts) is measured from every subset, and safe on disk.
+
+    `dice` is the mean over the subsets per region; `reused` tells that an earlier run had done it.
+    """
+
+    model: str
+    case: str
+    done: int
+    total: int
+    dice: dict[str, float]
+    reused: bool
+
+
 #: What a training stage yields.
 Event = Progress | Resumed | StepDone | EpochDone | Validated | Saved

@@ -200,3 +200,25 @@ def test_the_built_in_model_has_a_card(capsys):
     assert len(card["reliability"]) == 15
     assert len(card["training_cases"]) == 22
     assert not set(card["training_cases"]) & set(card["validation_cases"])
+
+
+def test_benchmark(place, capsys):
+    arguments = ("benchmark", "--cases", place / "cases", "--bundle", place / "model", "--device", "cpu")
+    assert run(*arguments, "--output", place / "out") == 0
+    printed = capsys.readouterr().out
+    assert "1/1  p1  random  mean Dice WT 0." in printed
+    names = {"benchmark.json", "scores.csv", "statistics.json", "tables.md", "tables.tex", "report.html"}
+    assert {path.name for path in (place / "out").iterdir() if path.is_file()} == names
+    before = snapshot(place / "out")
+    assert run(*arguments, "--output", place / "out") == 0
+    assert "(measured before)" in capsys.readouterr().out
+    assert snapshot(place / "out") == before
+
+
+def test_benchmark_without_a_reference(place, capsys):
+    (place / "cases" / "p1" / "p1-seg.nii.gz").unlink()
+    before = snapshot(place)
+    arguments = ("--cases", place / "cases", "--bundle", place / "model", "--output", place / "out")
+    assert run("benchmark", *arguments, "--device", "cpu") == 2
+    assert "p1 has no label map" in capsys.readouterr().err
+    assert snapshot(place) == before

@@ -1,13 +1,15 @@
-"""Dice by definition, and label files whose scheme is stated, recorded, evident or a question."""
+"""Dice and HD95 by definition, and label files whose scheme is stated, recorded, evident or a question."""
 
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import ConfigError, InputError
-from m3ae_core.evaluation.metrics import compare_files, dice, dice_by_region
+from m3ae_core.evaluation.metrics import compare_files, dice, dice_by_region, hd95_mm, overlap
 from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -94,3 +96,71 @@ def test_other_grids_are_refused(old, tmp_path):
     with pytest.raises(InputError) as caught:
         compare_files(old, other)
     assert caught.value.code == "grids-differ"
+
+
+# --- the 95 % Hausdorff distance -------------------------------------------------------------------
+
+
+def slab(axis: int, position: int) -> np.ndarray:
+    """One layer of voxels across a small volume: all distances between two of them are the same."""
+    mask = np.zeros((12, 13, 14), bool)
+    mask[(slice(None),) * axis + (position,)] = True
+    return mask
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_hd95_of_parallel_slabs_is_their_distance_in_mm(axis):
+    spacing = (1.0, 0.5, 3.0)
+    assert hd95_mm(slab(axis, 2), slab(axis, 9), spacing) == pytest.approx(7 * spacing[axis])
+    assert hd95_mm(slab(axis, 2), slab(axis, 2), spacing) == 0
+
+
+def test_hd95_is_the_larger_of_the_two_directions():
+    line, far = np.zeros((40, 1, 1), bool), np.zeros((40, 1, 1), bool)
+    line[:10] = far[:10] = True
+    far[30] = (
+        True  # 21 voxels from the line's end; all voxels are boundary, for beyond the image all is outside
+    )
+    expected = np.percentile([0] * 10 + [21], 95)
+    assert hd95_mm(line, far, (1, 1, 1)) == hd95_mm(far, line, (1, 1, 1)) == pytest.approx(expected)
+    assert expected > 0
+
+
+@given(seed=st.integers(0, 10_000), spacing=st.tuples(*[st.sampled_from((0.5, 1.0, 2.5))] * 3))
+def test_hd95_agrees_with_all_pairs_of_boundary_voxels(seed, spacing):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 8, 3))
+    masks = [rng.random(shape) < rng.uniform(0.05, 0.9) for _ in range(2)]
+    for mask in masks:
+        mask[tuple(rng.integers(0, shape))] = True
+
+    def boundary(mask):
+        padded = np.pad(mask, 1)
+        inner = np.ones(shape, bool)
+        for axis in range(3):
+            for step in (-1, 1):
+                inner &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
+        return np.argwhere(mask & ~inner) * spacing
+
+    a, b = (boundary(mask) for mask in masks)
+    distances = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    expected = max(np.percentile(distances.min(axis=1), 95), np.percentile(distances.min(axis=0), 95))
+    assert hd95_mm(*masks, spacing) == pytest.approx(expected)
+
+
+def test_hd95_of_an_empty_mask_is_a_question_of_convention():
+    with pytest.raises(InputError) as caught:
+        hd95_mm(slab(0, 1), np.zeros((12, 13, 14), bool), (1, 1, 1))
+    assert caught.value.code == "empty-mask"
+
+
+def test_overlap_says_what_is_empty():
+    some, empty = slab(0, 2), np.zeros((12, 13, 14), bool)
+    both = overlap(some, slab(0, 3), (1, 2, 3))
+    assert (both.predicted, both.reference, both.dice, both.hd95_mm) == (182, 182, 0, 1)
+    assert both.voxel_mm3 == 6
+    assert both.diagonal_mm == pytest.approx(np.sqrt(12**2 + 26**2 + 42**2))
+    one = overlap(some, empty, (1, 2, 3))
+    assert (one.predicted, one.reference, one.dice, one.hd95_mm) == (182, 0, 0, None)
+    none = overlap(empty, empty, (1, 2, 3))
+    assert (none.dice, none.hd95_mm) == (None, None)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.training import curves, finetune, pretrain
@@ -191,6 +192,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "demo": demo,
     "evaluate": evaluate,
+    "benchmark": benchmark,
     "info": info,
     "pretrain": pretrain,
     "finetune": finetune,

@@ -7,7 +7,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
+from m3ae_core.events import (
+    CaseMeasured,
+    EpochDone,
+    Progress,
+    Resumed,
+    Saved,
+    StepDone,
+    Validated,
+)
 
 
 def follow(events: Iterable[Any]) -> Any:
@@ -38,6 +46,10 @@ def show(bar: Any, event: Any) -> None:
             )
         case Saved(path, epoch):
             bar.write(f"epoch {epoch}  saved {path}")
+        case CaseMeasured(model, case, done, total, dice, reused):
+            scores = "  ".join(f"{name} {value:.3f}" for name, value in dice.items())
+            known = "  (measured before)" if reused else ""
+            bar.write(f"{done}/{total}  {case}  {model}  mean Dice {scores}{known}")
 
 
 def _move(bar: Any, what: str, done: int, total: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
-from m3ae_core.report.canvas import blank
+from m3ae_core.report.canvas import new_figure
 
 #: What :mod:`m3ae_core.training.record` writes.
 LOG, SUBSTITUTE = "log.jsonl", "substitute"
@@ -57,7 +57,7 @@ def save_curves(run: Path, path: Path) -> Path:
     epochs = [line for line in log if "terms" in line and "step" not in line]
     validated = [line for line in log if "dice" in line]
     slices = sorted((run / SUBSTITUTE).glob("epoch-*.npy"))
-    figure = blank((4.2 * (1 + bool(validated) + bool(slices)), 3.4), "white")
+    figure = new_figure(4.2 * (1 + bool(validated) + bool(slices)), 3.4)
     panels = iter(figure.subplots(1, 1 + bool(validated) + bool(slices), squeeze=False)[0])
     _losses(next(panels), epochs)
     if validated:

@@ -17,7 +17,7 @@ from m3ae_core.files import atomic_write
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.regions import COLOURS, LabelScheme
-from m3ae_core.report.canvas import blank
+from m3ae_core.report.canvas import new_figure
 
 
 def save_figure(
@@ -45,9 +45,7 @@ def save_figure(
     ConfigError
         If matplotlib is not installed.
     """
-    columns = len(bundle.config.modalities) + 1 + (reference is not None)
-    figure = blank((2.3 * columns, 3.3), "black")
-    figure.subplots(1, columns)
+    figure = _figure(len(bundle.config.modalities) + 1 + (reference is not None))
     standard = standardise(case, bundle.config)
     overlays = {"Prediction": _colours(prediction.labels, prediction.scheme, case, standard.grid)}
     if reference is not None:
@@ -78,6 +76,13 @@ def save_figure(
 def colour_name(colour: str) -> str:
     """Return the plain name of a display colour."""
     return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
+
+
+def _figure(columns: int) -> Any:
+    """Return an empty black figure with one row of panels."""
+    figure = new_figure(2.3 * columns, 3.3, "black")
+    figure.subplots(1, columns)
+    return figure
 
 
 def _draw(axis: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:

@@ -1,0 +1,52 @@
+"""``m3ae benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from m3ae_core.cli.progress import follow
+from m3ae_core.errors import printable
+
+
+def benchmark(
+    *,
+    cases: Path,
+    output: Path,
+    bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
+    split: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    scheme: Literal["brats2021", "brats2023", "msd"] = "brats2023",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Measure models on every case of a folder from every subset of its sequences: Dice and HD95 of every region.
+
+    Writes per-case scores (CSV), tables in the layout of the paper's Table 1 (Markdown, LaTeX) and a page with plots
+    (HTML). A case that is measured is kept: run the same again to go on after a stop.
+
+    Args:
+        cases: Folder of case folders, each with all sequences and a label map.
+        output: Folder for the results; made if needed.
+        bundle: Folders of the models, compared side by side; the built-in model if left out.
+        split: Split folder (its test.txt), or a text file with one name a line; all cases if left out.
+        scheme: Label scheme of the cases.
+        device: auto takes CUDA where there is any.
+    """
+    from m3ae_core.bundle import load_bundle
+    from m3ae_core.data.builtin import builtin_bundle
+    from m3ae_core.data.case import find_cases
+    from m3ae_core.data.splits import read_part, select
+    from m3ae_core.evaluation.benchmark import run
+    from m3ae_core.regions import scheme_named
+    from m3ae_core.report.benchmark import write_report
+    from m3ae_core.report.canvas import new_figure
+
+    new_figure(1, 1)  # tells at once, not after hours, if matplotlib is missing
+    bundles = [load_bundle(folder) for folder in bundle or (builtin_bundle(),)]
+    chosen = find_cases(cases, bundles[0].config.modality_set)
+    if split:
+        chosen = select(chosen, read_part(split, "test"))
+    results = follow(run(bundles, chosen, output, scheme=scheme_named(scheme), device=device))
+    print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))
+    print(results.record["notice"])

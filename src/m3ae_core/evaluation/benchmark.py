@@ -1,0 +1,147 @@
+"""The benchmark: cases × subsets × regions for one bundle or several, stored case by case, resumed where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from m3ae_core.bundle import Bundle
+from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
+from m3ae_core.errors import OutputError
+from m3ae_core.evaluation.conventions import BRATS_LEGACY
+from m3ae_core.evaluation.metrics import Overlap, overlap
+from m3ae_core.evaluation.plan import Plan, check_cases, hash_case, make_plan
+from m3ae_core.evaluation.results import Measurement, Results, table_order
+from m3ae_core.evaluation.slices import cut, write_slices
+from m3ae_core.evaluation.store import (
+    INDEX,
+    load_results,
+    measurement_file,
+    read_measurement,
+    slices_file,
+    write_measurement,
+)
+from m3ae_core.events import CaseMeasured, Progress
+from m3ae_core.files import write_json
+from m3ae_core.inference.predictor import Predictor
+from m3ae_core.regions import BRATS_2023, LabelScheme, encode
+
+Labels = npt.NDArray[np.uint8]
+
+
+def run(
+    bundles: Sequence[Bundle],
+    cases: Sequence[CaseFiles],
+    folder: Path,
+    *,
+    scheme: LabelScheme = BRATS_2023,
+    device: str = "auto",
+) -> Iterator[Progress | CaseMeasured | Results]:
+    """Measure every case with every bundle from every subset; the last event is the :class:`Results`.
+
+    The masks are those a user gets, on each case's own grid. A case measured with a model is safe on disk when its
+    :class:`CaseMeasured` arrives. Run the same again and it is not computed again, unless the case's files, the
+    model, the label scheme or the code's version changed. To stop, ask for no further event.
+
+    Parameters
+    ----------
+    bundles
+        Loaded from disk; all of the same sequences and regions.
+    cases
+        Each with every sequence and a label map, under names that do not repeat.
+    folder
+        The results folder; made if needed.
+    scheme
+        Label scheme of the cases.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ConfigError, BundleError
+        If bundles do not go together, one cannot segment, or the device is not there.
+    InputError
+        If a case lacks something, repeats a name, or cannot be used; what was measured before it is kept.
+    OutputError
+        If the folder cannot be written.
+    """
+    plan = make_plan(bundles, folder, scheme)
+    check_cases(cases, plan.modalities)
+    predictors = [Predictor(bundle, device) for bundle in bundles]
+    _make_folders(plan)
+    measurements: list[Measurement] = []
+    for files in cases:
+        digest, content = hash_case(files), None
+        for model, predictor in zip(plan.models, predictors, strict=True):
+            key = plan.key(model, files.name, digest)
+            known = measurement = _known(folder, key)
+            if measurement is None:
+                content = content or _read(files, plan)
+                measurement = yield from _measure(plan, predictor, *content, key)
+            measurements.append(measurement)
+            done, total = len(measurements), len(cases) * len(plan.models)
+            dice, reused = mean_dice(measurement), known is not None
+            yield CaseMeasured(model.label, files.name, done, total, dice, reused)
+    write_json(folder / INDEX, plan.record(measurements))
+    yield load_results(folder)
+
+
+def mean_dice(measurement: Measurement) -> dict[str, float]:
+    """Return the mean Dice over the subsets, per region."""
+    rows = list(measurement.overlaps.values())
+    return {region: float(np.mean([BRATS_LEGACY.dice(row[region]) for row in rows])) for region in rows[0]}
+
+
+def _make_folders(plan: Plan) -> None:
+    for model in plan.models:
+        for file_of in (measurement_file, slices_file):
+            home = file_of(plan.folder, model.fingerprint, "any").parent
+            try:
+                home.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                problem = f"The folder cannot be made: {error.strerror}."
+                raise OutputError(problem, "Choose another one.", path=home, code="not-writable") from error
+
+
+def _known(folder: Path, key: dict[str, str]) -> Measurement | None:
+    """Return the stored measurement of this very key, if there is one."""
+    found = read_measurement(measurement_file(folder, key["fingerprint"], key["case"]))
+    has_slices = slices_file(folder, key["fingerprint"], key["case"]).is_file()
+    return found if found is not None and found.key == key and has_slices else None
+
+
+def _read(files: CaseFiles, plan: Plan) -> tuple[Case, Labels]:
+    case = read_case(files, plan.modalities)
+    return case, read_case_labels(files, case).data
+
+
+def _measure(
+    plan: Plan, predictor: Predictor, case: Case, reference: Labels, key: dict[str, str]
+) -> Generator[Progress, None, Measurement]:
+    """Segment one case from every subset; write its slices, then its measurement, and return that."""
+    subsets = table_order(plan.modalities)
+    predictions: dict[str, Labels] = {}
+    overlaps: dict[str, dict[str, Overlap]] = {}
+    for done, subset in enumerate(subsets):
+        yield Progress(f"{case.name} from {subset}", done, len(subsets))
+        labels = predictor.predict(case.only(*subset.present), plan.scheme).labels
+        predictions[str(subset)] = labels
+        overlaps[str(subset)] = _overlaps(labels, reference, case, plan)
+    write_slices(slices_file(plan.folder, key["fingerprint"], case.name), cut(case, reference, predictions))
+    measurement = Measurement(key, str(predictor.device), overlaps)
+    write_measurement(measurement_file(plan.folder, key["fingerprint"], case.name), measurement)
+    return measurement
+
+
+def _overlaps(labels: Labels, reference: Labels, case: Case, plan: Plan) -> dict[str, Overlap]:
+    spacing = next(iter(case.volumes.values())).spacing
+    masks = zip(
+        plan.regions,
+        encode(labels, plan.scheme, plan.regions),
+        encode(reference, plan.scheme, plan.regions),
+        strict=True,
+    )
+    return {region.name: overlap(ours, theirs, spacing) for region, ours, theirs in masks}

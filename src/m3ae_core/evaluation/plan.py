@@ -1,0 +1,183 @@
+"""What a benchmark will measure: models, sequences, regions and cases, each with the hash that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+from m3ae_core import __version__
+from m3ae_core.bundle import Bundle
+from m3ae_core.data.case import CaseFiles
+from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.evaluation.conventions import CONVENTIONS
+from m3ae_core.evaluation.results import Measurement, Model
+from m3ae_core.files import sha256
+from m3ae_core.inference.provenance import NOTICE
+from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.regions import REGIONS, LabelScheme, Region
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed through a benchmark; `folder` is where its results go."""
+
+    folder: Path
+    models: tuple[Model, ...]
+    modalities: ModalitySet
+    regions: tuple[Region, ...]
+    scheme: LabelScheme
+
+    def key(self, model: Model, case: str, case_sha256: str) -> dict[str, str]:
+        """Return all that the measurement of a case with a model depends on."""
+        return {
+            "bundle_sha256": model.sha256,
+            "fingerprint": model.fingerprint,
+            "case": case,
+            "case_sha256": case_sha256,
+            "scheme": self.scheme.name,
+            "modalities": "+".join(self.modalities.names),
+            "code_version": __version__,
+        }
+
+    def record(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
+        """Return the JSON-ready provenance of a finished benchmark."""
+        cases = {m.key["case"]: m.key["case_sha256"] for m in measurements}
+        return {
+            "notice": NOTICE,
+            "made_by": {"napari-m3ae": __version__},
+            "bundles": [asdict(model) for model in self.models],
+            "modalities": list(self.modalities.names),
+            "regions": [region.name for region in self.regions],
+            "scheme": self.scheme.name,
+            "conventions": {convention.name: convention.description for convention in CONVENTIONS},
+            "devices": sorted({measurement.device for measurement in measurements}),
+            "case_list_sha256": _digest(f"{name} {cases[name]}" for name in sorted(cases)),
+            "cases": [{"name": name, "sha256": digest} for name, digest in cases.items()],
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+        }
+
+
+def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme) -> Plan:
+    """Plan a benchmark of bundles that were loaded from disk.
+
+    Sequences come in the order of BraTS where they are its four, else in that of the first bundle.
+
+    Raises
+    ------
+    ConfigError
+        If there is no bundle, one is given twice (``bundle-repeats``), or they differ in their sequences or regions
+        (``bundles-differ``).
+    BundleError
+        If a bundle was never saved, so that nothing identifies it.
+    """
+    if not bundles:
+        raise ConfigError("No bundle was given.", "Give at least one.", code="arguments")
+    first = bundles[0].config
+    for other in (bundle.config for bundle in bundles[1:]):
+        if {*other.modalities} != {*first.modalities} or {*other.regions} != {*first.regions}:
+            raise ConfigError(
+                "The bundles know other sequences or other regions.",
+                "Compare bundles that share both.",
+                code="bundles-differ",
+            )
+    modalities = BRATS if {*first.modalities} == {*BRATS.names} else first.modality_set
+    regions = tuple(region for region in REGIONS if region.name in first.regions)
+    return Plan(folder, _identify(bundles), modalities, regions, scheme)
+
+
+def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
+    """Refuse, before anything is computed, what could not be measured.
+
+    Raises
+    ------
+    InputError
+        If two cases share a name (``case-repeats``), or one lacks a sequence or its label map (``incomplete-case``).
+    """
+    names = [files.name for files in cases]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"Two cases are called {repeated[0]}.",
+            "Give each case folder a name of its own.",
+            code="case-repeats",
+        )
+    for files in cases:
+        lacking = [name for name in modalities.names if name not in files.images]
+        lacking += ["label map"] if files.labels is None else []
+        if lacking:
+            raise InputError(
+                f"The case {files.name} has no {', no '.join(lacking)}.",
+                "A benchmark takes sequences away itself and compares with a reference: give complete cases.",
+                code="incomplete-case",
+            )
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """Return the SHA-256 of all that decides about a bundle's answers: weights, substitute image, configuration.
+
+    Raises
+    ------
+    BundleError
+        If the bundle was never saved.
+    """
+    if not bundle.sha256:
+        raise BundleError(
+            f"The bundle {bundle.name!r} was never saved.", "Save it, then load it.", code="unsaved"
+        )
+    config = json.dumps(bundle.config.model_dump(mode="json"), sort_keys=True)
+    image = hashlib.sha256(bundle.substitute.contiguous().numpy().tobytes()).hexdigest()
+    return _digest((bundle.sha256, image, config))
+
+
+def hash_case(files: CaseFiles) -> str:
+    """Return the SHA-256 that identifies the content of a case's files, whatever they are called.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    named = {**files.images, **({"labels": files.labels} if files.labels else {})}
+    lines = []
+    for name in sorted(named):
+        try:
+            lines.append(f"{name} {sha256(named[name])}")
+        except OSError as error:
+            raise InputError(
+                f"The file cannot be read: {error.strerror}.",
+                "Check the path and the permissions.",
+                path=named[name],
+                code="unreadable",
+            ) from error
+    return _digest(lines)
+
+
+def _identify(bundles: Sequence[Bundle]) -> tuple[Model, ...]:
+    """Name each bundle by its card, and by its fingerprint too where two share a name."""
+    prints = [fingerprint(bundle) for bundle in bundles]
+    if len(set(prints)) < len(prints):
+        raise ConfigError("The same bundle is given twice.", "Give each once.", code="bundle-repeats")
+    names = [bundle.name for bundle in bundles]
+    labels = [
+        name if names.count(name) == 1 else f"{name} ({own[:8]})"
+        for name, own in zip(names, prints, strict=True)
+    ]
+    shas = [bundle.sha256 for bundle in bundles]
+    return tuple(Model(*fields) for fields in zip(labels, shas, prints, strict=True))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

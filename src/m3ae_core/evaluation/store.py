@@ -1,0 +1,90 @@
+"""The results folder of a benchmark, on disk.
+
+``benchmark.json`` says what was measured, with what, and is written when all is; ``measurements/MODEL/CASE.json``
+holds raw overlaps, independent of any convention; ``slices/MODEL/CASE.npz`` one slice to look at. MODEL is the start of
+the model's fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from m3ae_core.errors import InputError
+from m3ae_core.evaluation.metrics import Overlap
+from m3ae_core.evaluation.results import Measurement, Model, Results
+from m3ae_core.files import write_json
+
+INDEX = "benchmark.json"
+
+
+def measurement_file(folder: Path, fingerprint: str, case: str) -> Path:
+    """Return where the measurement of a case with a model lies in a results folder."""
+    return folder / "measurements" / fingerprint[:12] / f"{case}.json"
+
+
+def slices_file(folder: Path, fingerprint: str, case: str) -> Path:
+    """Return where the slice of a case segmented by a model lies in a results folder."""
+    return folder / "slices" / fingerprint[:12] / f"{case}.npz"
+
+
+def write_measurement(path: Path, measurement: Measurement) -> Path:
+    """Write a measurement atomically; its folder must be there."""
+    return write_json(path, asdict(measurement))
+
+
+def read_measurement(path: Path) -> Measurement | None:
+    """Read a measurement; None if the file is not there or not whole."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        overlaps = {
+            subset: {region: Overlap(**values) for region, values in regions.items()}
+            for subset, regions in content["overlaps"].items()
+        }
+        return Measurement(dict(content["key"]), str(content["device"]), overlaps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def load_results(folder: Path) -> Results:
+    """Read a finished benchmark.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none, or a measurement of it is gone or was replaced.
+    """
+    try:
+        record = json.loads((folder / INDEX).read_text("utf-8"))
+        models = tuple(Model(**model) for model in record["bundles"])
+        modalities, regions = tuple(record["modalities"]), tuple(record["regions"])
+        shared = {
+            "scheme": record["scheme"],
+            "modalities": "+".join(modalities),
+            "code_version": record["made_by"]["napari-m3ae"],
+        }
+        cases = [{"case": c["name"], "case_sha256": c["sha256"], **shared} for c in record["cases"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "No finished benchmark is in this folder.",
+            "Run `m3ae benchmark` with this folder as --output; it goes on where it was stopped.",
+            path=folder,
+            code="no-benchmark",
+        ) from error
+    measurements = tuple(_recorded(folder, model, case) for case in cases for model in models)
+    return Results(folder, record, models, modalities, regions, measurements)
+
+
+def _recorded(folder: Path, model: Model, wanted: dict[str, str]) -> Measurement:
+    """Return the measurement that the finished benchmark ended with."""
+    path = measurement_file(folder, model.fingerprint, wanted["case"])
+    found = read_measurement(path)
+    if found is None or not wanted.items() <= found.key.items():
+        raise InputError(
+            "This measurement is not the one that the benchmark ended with.",
+            "Run `m3ae benchmark` again; it takes what is missing.",
+            path=path,
+            code="no-benchmark",
+        )
+    return found

@@ -1,0 +1,198 @@
+"""A benchmark's report: tables in the layout of the paper, data that can be read back, a page that stands alone."""
+
+import base64
+import csv
+import io
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core import __version__
+from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS
+from m3ae_core.evaluation.metrics import Overlap
+from m3ae_core.evaluation.results import PAPER_ROWS, Measurement, Model, Results, table_order
+from m3ae_core.evaluation.slices import Slices, write_slices
+from m3ae_core.evaluation.statistics import average, compare, summaries
+from m3ae_core.evaluation.store import slices_file
+from m3ae_core.modalities import BRATS
+from m3ae_core.report.benchmark import write_report
+from m3ae_core.report.page import example_cases
+from m3ae_core.report.tables import comparison_tables, html_table, latex, markdown, score_table, tex
+from paper import paper_tables
+
+ROWS = table_order(BRATS)
+MODELS = (Model("ours & <co>", "a" * 64, "1" * 64), Model("theirs_2", "b" * 64, "2" * 64))
+CASES = ("good", "middling", "bad")
+
+
+def measurement(model: Model, index: int, case: str) -> Measurement:
+    """Made-up overlaps: worse from case to case, the second model better; nothing enhancing in the bad case."""
+    overlaps = {}
+    for row, subset in enumerate(ROWS):
+        dice = 0.9 - 0.25 * index - 0.01 * row + (0.05 if model is MODELS[1] else 0)
+        found = Overlap(800, 900, dice, 5.0 + index, 1.0, 373.12866)
+        gone = replace(found, reference=0, dice=0.0, hd95_mm=None)
+        overlaps[str(subset)] = {"WT": found, "TC": found, "ET": gone if case == "bad" else found}
+    key = {"bundle_sha256": model.sha256, "fingerprint": model.fingerprint, "case": case}
+    return Measurement({**key, "case_sha256": "c" * 64, "code_version": __version__}, "cpu", overlaps)
+
+
+def made_up(folder: Path, models: tuple[Model, ...]) -> Results:
+    record = {
+        "notice": "Research use only.",
+        "made_by": {"napari-m3ae": __version__},
+        "bundles": [asdict(model) for model in models],
+        "scheme": "brats2023",
+        "conventions": {convention.name: convention.description for convention in CONVENTIONS},
+        "devices": ["cpu"],
+        "case_list_sha256": "d" * 64,
+        "cases": [{"name": case, "sha256": "c" * 64} for case in CASES],
+        "versions": {"python": "3"},
+    }
+    image = np.zeros((20, 16), np.uint8)
+    image[2:18, 2:14] = np.arange(12) * 20
+    labels = np.zeros((20, 16), np.uint8)
+    labels[5:9, 5:9] = 3
+    slices = Slices(dict.fromkeys(BRATS.names, image), labels, {str(subset): labels for subset in ROWS})
+    for model in models:
+        for case in CASES:
+            path = slices_file(folder, model.fingerprint, case)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_slices(path, slices)
+    measurements = tuple(measurement(m, i, case) for i, case in enumerate(CASES) for m in models)
+    return Results(folder, record, models, BRATS.names, ("WT", "TC", "ET"), measurements)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    made = made_up(tmp_path_factory.mktemp("two"), MODELS)
+    write_report(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("BraTS2018 (Table 1)", "85.8 77.4 59.9"), ("BraTS2020 (Table S3)", "86.9 79.1 61.7")],
+)
+def test_the_papers_tables_come_out_as_the_paper_prints_them(name, expected):
+    table = score_table(paper_tables()[name], ROWS, "dice", name)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(table).splitlines()]
+    assert lines[0] == ["FLAIR", "T1", "T1c", "T2", "WT", "TC", "ET"]
+    present = [
+        frozenset(n for n, dot in zip(BRATS.names, line, strict=False) if dot == "●") for line in lines[2:-1]
+    ]
+    assert present == [frozenset(row.split("+")) for row in PAPER_ROWS]
+    assert lines[-1] == ["**Average**", "", "", "", *(f"**{mean}**" for mean in expected.split())]
+    if "2020" in name:
+        assert lines[2][4:] == ["86.1 ± 8.5", "71.8 ± 21.4", "47.1 ± 26.8"]
+        assert "n = 100" in table.title
+    else:
+        assert lines[2][4:] == ["84.8", "69.4", "47.6"]
+    assert all(mean in latex(table).splitlines()[-4] for mean in expected.split())
+    assert all(f"<td>{mean}</td>" in html_table(table) for mean in expected.split())
+
+
+def test_models_stand_side_by_side(results):
+    table = score_table(summaries(results.scores(BRATS_LEGACY), "hd95_mm"), ROWS, "hd95_mm", "brats_legacy")
+    assert table.columns[:2] == ("WT, ours & <co>", "WT, theirs_2")
+    assert table.columns[4:] == ("ET, ours & <co>", "ET, theirs_2")
+    assert table.rows[0][1][0] == "6.0 ± 1.0"
+    assert (
+        table.last[1][4] == f"{(5 + 6 + 373.12866) / 3:.1f}"
+    )  # the empty reference counts, it is not dropped
+
+
+def test_differences_between_models(results):
+    tests = compare(results.scores(BRATS_LEGACY), "dice")
+    (table,) = comparison_tables(tests, ROWS, "dice", "brats_legacy")
+    assert "theirs_2 minus ours & <co>" in table.title
+    assert table.columns == ("WT", "TC", "ET")
+    assert {texts[0] for _, texts in table.rows} == {"+5.0 (1.000)"}  # three pairs: p = 0.25, times 45
+
+
+def test_latex_has_as_many_cells_in_every_line(results):
+    text = (results.folder / "tables.tex").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    counts = {len(re.findall(r"(?<!\\)&", line)) for line in lines}
+    assert counts == {
+        4 + 6 - 1,
+        6,
+        4 + 3 - 1,
+    }  # scores; their last row, whose first cell spans four; comparisons
+    assert r"ours \& $<$co$>$" in text
+    assert r"theirs\_2" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 13
+    assert tex("50 % ± 1") == r"50 \% $\pm$ 1"
+
+
+def test_scores_can_be_read_back(results):
+    rows = list(csv.DictReader(io.StringIO((results.folder / "scores.csv").read_text("utf-8"))))
+    assert len(rows) == 2 * 3 * 45 * 3
+    assert list(rows[0])[2:8] == ["case", "subset", "region", "convention", "dice", "hd95_mm"]
+    bad = [row for row in rows if row["case"] == "bad" and row["region"] == "ET" and row["subset"] == "T2"]
+    found = {row["convention"]: (row["dice"], row["hd95_mm"]) for row in bad}
+    assert found == {
+        "brats_legacy": ("0.0", "373.12866"),
+        "m3ae_paper": ("0.0", "0.0"),
+        "rfnet_pp500": ("0.0", ""),
+    }
+    assert {row["reference_empty"] for row in bad} == {"True"}
+    dice = [float(row["dice"]) for row in rows if row["bundle"] == "theirs_2" and row["region"] == "WT"]
+    mean = average(summaries(results.scores(BRATS_LEGACY), "dice"), "theirs_2", "WT")
+    assert np.mean(dice) == pytest.approx(mean)
+
+
+def test_statistics_are_data(results):
+    data = json.loads((results.folder / "statistics.json").read_text("utf-8"))
+    assert len(data["summaries"]) == 2 * 45 * 5  # two metrics under two conventions, one under the third
+    assert len(data["comparisons"]) == 45 * 5
+    assert data["provenance"]["case_list_sha256"] == "d" * 64
+    assert "Pratt" in data["test"]
+
+
+def test_every_file_tells_where_its_figures_come_from(results):
+    for path in [path for path in results.folder.iterdir() if path.is_file()]:
+        text = path.read_text("utf-8")
+        names = [convention.name for convention in CONVENTIONS]
+        names += [name.replace("_", r"\_") for name in names] if path.suffix == ".tex" else []
+        for wanted in (*names, "a" * 64, "b" * 64, "d" * 64, __version__, "cpu"):
+            assert wanted in text, (path.name, wanted)
+
+
+def test_the_page_needs_nothing_from_outside(results):
+    text = (results.folder / "report.html").read_text("utf-8")
+    sources = re.findall(r'(?:src|href|srcset|data|action)\s*=\s*["\']([^"\']*)', text)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?:|//\w|@import|url\(|<script|<link", re.sub(r"base64,[^\"]*", "", text))
+    assert "ours &amp; &lt;co&gt;" in text
+    assert "<co>" not in text
+
+
+def test_the_pages_pictures_show_something(results):
+    from matplotlib.image import imread
+
+    text = (results.folder / "report.html").read_text("utf-8")
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 2 + 2 * 2  # Dice and HD95; two cases with two models
+    for picture in pictures:
+        image = imread(io.BytesIO(base64.b64decode(picture)))[..., :3]
+        assert image.std() > 0.05
+        columns = np.array_split(image, 4, axis=1)
+        assert all(column.std() > 0.02 for column in columns)
+
+
+def test_the_cases_shown_are_the_median_one_and_the_worst(results):
+    assert example_cases(results.scores(BRATS_LEGACY)) == {"Typical case": "middling", "Worst case": "bad"}
+
+
+def test_one_model_is_compared_with_none(tmp_path):
+    made = made_up(tmp_path, MODELS[:1])
+    paths = write_report(made)
+    assert all(path.is_file() for path in paths)
+    assert "Wilcoxon" not in (tmp_path / "report.html").read_text("utf-8")
+    assert "Wilcoxon" not in (tmp_path / "tables.md").read_text("utf-8")
