@@ -1,6 +1,9 @@
 """A recipe small enough to train in a test: 4 mm voxels around the phantom of m3ae_core.data.phantom."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +39,19 @@ RECIPE: Recipe = parse_recipe(
         },
     }
 )
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """A recipe as a user would write it."""
+
+    def lines(content: dict[str, Any], path: list[str]) -> Iterator[str]:
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield from lines(value, [*path, key])
+            elif value is not None:
+                yield f"{'.'.join([*path, key])} = {json.dumps(value)}"
+
+    return "\n".join(lines(recipe.model_dump(mode="json"), []))
 
 
 def write_cases(folder: Path, count: int = 3) -> list:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from m3ae_core.cli import main
-from m3ae_core.cli.commands import _cases, _validation_cases
+from m3ae_core.cli.training import _cases, _validation_cases
 from m3ae_core.data.splits import PARTS, read_names, read_split
 from m3ae_core.modalities import BRATS
 from m3ae_core.training import stages
