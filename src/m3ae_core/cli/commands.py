@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.split import check_split, split
-from m3ae_core.cli.training import finetune, pretrain
+from m3ae_core.cli.training import curves, finetune, pretrain
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
@@ -194,6 +194,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
     "pretrain": pretrain,
     "finetune": finetune,
+    "curves": curves,
     "import-official": import_official,
     "split": split,
     "check-split": check_split,

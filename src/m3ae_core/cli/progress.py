@@ -13,7 +13,7 @@ from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Vali
 def follow(events: Iterable[Any]) -> Any:
     """Consume `events`, drawing one progress bar on standard error; return the last one."""
     last = None
-    with tqdm(desc="starting", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
+    with tqdm(desc="starting", leave=False, dynamic_ncols=True, mininterval=0.5, delay=1e-3) as bar:
         for last in events:
             show(bar, last)
     return last

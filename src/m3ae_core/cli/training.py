@@ -91,6 +91,18 @@ def finetune(
         print(f"bundle {printable(output / 'bundle')}")
 
 
+def curves(run: Positional[Path], *, output: Path) -> None:
+    """Draw the learning curves of a run, finished or not: losses, validations, and the substitute as it evolves.
+
+    Args:
+        run: The output folder of pretrain or finetune.
+        output: Where to write the figure (.png).
+    """
+    from m3ae_core.report.curves import save_curves
+
+    print(f"figure {printable(save_curves(run, output))}")
+
+
 def _cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
 ) -> tuple[Any, ...]:

@@ -47,8 +47,7 @@ def cut(
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = change, middle
     move = Affine(affine=affine, spatial_size=size, padding_mode="zeros", image_only=True)
-    result: Tensor = move(torch.from_numpy(np.asarray(array, np.float32))).as_tensor()
-    return result
+    return _plain(move(torch.from_numpy(np.asarray(array, np.float32))))
 
 
 def vary(image: Tensor, seed: int) -> Tensor:
@@ -58,10 +57,18 @@ def vary(image: Tensor, seed: int) -> Tensor:
     """
     transforms = _intensity()
     transforms.set_random_state(seed=seed)
-    changed = torch.cat([torch.as_tensor(transforms(channel[None])) for channel in image])
+    changed = torch.cat([_plain(transforms(channel[None])) for channel in image])
     brain = image.any(dim=0)
     result: Tensor = torch.where(brain, changed, 0.0)
     return result
+
+
+def _plain(tensor: Any) -> Tensor:
+    """Return MONAI's tensor without what it adds."""
+    from monai.utils import convert_to_tensor
+
+    plain: Tensor = convert_to_tensor(tensor, track_meta=False)
+    return plain
 
 
 @cache

@@ -75,6 +75,8 @@ class ResidualUNet(nn.Module):
     """
 
     BLOCKS = (1, 2, 2, 4)
+    #: The fastest layout for convolutions on the CPU and on tensor cores; everything downstream inherits it.
+    LAYOUT = torch.channels_last_3d
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -99,12 +101,11 @@ class ResidualUNet(nn.Module):
         self.encoder = nn.ModuleList(blocks(w, n) for w, n in zip(widths, self.BLOCKS, strict=True))
         self.reduce = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in (2, 1, 0))
         self.decoder = nn.ModuleList(blocks(widths[i], 1) for i in (2, 1, 0))
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.to(memory_format=self.LAYOUT)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Features:
         """Return the features of `x` (B, N, D, H, W); D, H and W are multiples of 8."""
-        # The fastest layout for convolutions on the CPU and on tensor cores; everything downstream inherits it.
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = x.contiguous(memory_format=self.LAYOUT)
         skips = []
         for down, encode in zip(self.down, self.encoder, strict=True):
             x = self._blocks(encode, down(x))

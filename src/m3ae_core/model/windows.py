@@ -72,8 +72,10 @@ def fill_extent(
     """
     low, size = extent
     where = (slice(None), *(slice(first, first + side) for first, side in zip(low, size, strict=True)))
-    least = (1, 1, 1) if isinstance(inference.window, str) else inference.window
-    d, h, w = (max(-(-side // STRIDE) * STRIDE, window) for side, window in zip(size, least, strict=True))
+    if isinstance(inference.window, str):
+        d, h, w = (-(-side // STRIDE) * STRIDE for side in size)
+    else:  # as published: windows fit the network whatever lies beside them
+        d, h, w = (max(side, window) for side, window in zip(size, inference.window, strict=True))
     cut, before = pad_to(image[where], (d, h, w))
     start = [first - b for first, b in zip(low, before, strict=True)]
     if inference.substitute_origin == "window":

@@ -13,11 +13,11 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import standardise
-from m3ae_core.errors import ConfigError
 from m3ae_core.files import atomic_write
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.regions import COLOURS, LabelScheme
+from m3ae_core.report.canvas import blank
 
 
 def save_figure(
@@ -45,7 +45,9 @@ def save_figure(
     ConfigError
         If matplotlib is not installed.
     """
-    figure = _figure(len(bundle.config.modalities) + 1 + (reference is not None))
+    columns = len(bundle.config.modalities) + 1 + (reference is not None)
+    figure = blank((2.3 * columns, 3.3), "black")
+    figure.subplots(1, columns)
     standard = standardise(case, bundle.config)
     overlays = {"Prediction": _colours(prediction.labels, prediction.scheme, case, standard.grid)}
     if reference is not None:
@@ -76,23 +78,6 @@ def save_figure(
 def colour_name(colour: str) -> str:
     """Return the plain name of a display colour."""
     return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
-
-
-def _figure(columns: int) -> Any:
-    """Return an empty figure with one row of panels, drawn without a display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "Figures need matplotlib, which is not installed.",
-            "Run: pip install 'napari-m3ae[report]'.",
-            code="no-matplotlib",
-        ) from error
-    figure = Figure(figsize=(2.3 * columns, 3.3), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.subplots(1, columns)
-    return figure
 
 
 def _draw(axis: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:

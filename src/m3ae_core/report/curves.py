@@ -1,0 +1,98 @@
+"""Learning curves of a run, drawn from its record; a run that is still going can be drawn too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m3ae_core.errors import InputError
+from m3ae_core.files import atomic_write
+from m3ae_core.report.canvas import blank
+
+#: What :mod:`m3ae_core.training.record` writes.
+LOG, SUBSTITUTE = "log.jsonl", "substitute"
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log; a torn last line, as of a run that is writing it, is left out.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no log of a run, or an empty one.
+    """
+    lines: list[dict[str, Any]] = []
+    try:
+        for line in (run / LOG).read_text("utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                lines.append(json.loads(line))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"This folder holds no readable {LOG}.",
+            "Give the output folder of m3ae pretrain or finetune.",
+            path=run,
+            code="no-run",
+        ) from error
+    if not any("terms" in line and "step" not in line for line in lines):
+        raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
+    return lines
+
+
+def save_curves(run: Path, path: Path) -> Path:
+    """Write a PNG of a run's losses per epoch and, where there are any, its validations and its substitute.
+
+    Raises
+    ------
+    InputError
+        If the run has no finished epoch.
+    ConfigError
+        If matplotlib is not installed.
+    OutputError
+        If the file cannot be written.
+    """
+    log = read_log(run)
+    epochs = [line for line in log if "terms" in line and "step" not in line]
+    validated = [line for line in log if "dice" in line]
+    slices = sorted((run / SUBSTITUTE).glob("epoch-*.npy"))
+    figure = blank((4.2 * (1 + bool(validated) + bool(slices)), 3.4), "white")
+    panels = iter(figure.subplots(1, 1 + bool(validated) + bool(slices), squeeze=False)[0])
+    _losses(next(panels), epochs)
+    if validated:
+        _dice(next(panels), validated)
+    if slices:
+        _evolution(next(panels), slices)
+    return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+
+
+def _losses(axis: Any, epochs: list[dict[str, Any]]) -> None:
+    for name in epochs[0]["terms"]:
+        axis.plot([line["epoch"] for line in epochs], [line["terms"][name] for line in epochs], label=name)
+    axis.set(xlabel="epoch", ylabel="loss term, as weighted", yscale="log", title="Training losses")
+    axis.legend(frameon=False)
+
+
+def _dice(axis: Any, validated: list[dict[str, Any]]) -> None:
+    for region in validated[0]["dice"]:
+        axis.plot(
+            [line["epoch"] for line in validated],
+            [line["dice"][region] for line in validated],
+            marker="o",
+            label=region,
+        )
+    count = len(validated[0]["by_subset"])
+    axis.set(xlabel="epoch", ylabel="Dice", ylim=(0, 1), title=f"Validation, mean of {count} subsets")
+    axis.legend(frameon=False)
+
+
+def _evolution(axis: Any, slices: list[Path]) -> None:
+    """Show the middle slice of the substitute early, half way and late, one modality a row."""
+    shown = [slices[index] for index in sorted({0, len(slices) // 2, len(slices) - 1})]
+    columns = [np.vstack(list(np.load(path))) for path in shown]
+    image = np.hstack(columns)
+    axis.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99))
+    ticks = [column.shape[1] * (0.5 + i) for i, column in enumerate(columns)]
+    axis.set_xticks(ticks, [path.stem.removeprefix("epoch-").lstrip("0") for path in shown])
+    axis.set(yticks=[], xlabel="epoch", title="Substitute image")
