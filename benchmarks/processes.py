@@ -1,6 +1,6 @@
 """Train 20 steps in two processes and in one, on the CPU, with the same batches: how far are the losses apart?
 
-    python benchmarks/processes.py
+python benchmarks/processes.py
 """
 
 from __future__ import annotations

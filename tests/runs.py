@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,11 +111,14 @@ def resumed(folder: Path, stage: str, kills: int, seed: int = 0) -> list[dict[st
     finish(fork(command(place, stage, reference), log), log)
     seconds = time.monotonic() - started
     total = len((reference / "log.jsonl").read_text().splitlines())
-    found = []
-    for number in range(kills):
-        output = folder / f"{stage}-{number}"
-        moment = (rng.randrange(total), rng.uniform(0, seconds / total))
-        lines = _kill(fork(command(place, stage, output), log), output / "log.jsonl", *moment)
+    found: list[dict[str, Any]] = []
+    while len(found) < kills:
+        output = folder / f"{stage}-{len(found)}"
+        process = fork(command(place, stage, output), log)
+        lines = _kill(process, output / "log.jsonl", rng.randrange(total), rng.uniform(0, seconds / total))
+        if process.exitcode != -signal.SIGKILL:  # it was faster
+            shutil.rmtree(output)
+            continue
         finish(fork(command(place, stage, output), log), log)
         found.append({"lines": lines, "of": total, "differs": differences(reference, output)})
     return found
@@ -187,5 +191,9 @@ def shared_out(folder: Path, stage: str) -> dict[str, Any]:
 def logged(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of a log that hold ``terms`` (with their number), and those that hold ``dice``."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    terms = [{**line["terms"], **({"step": line["step"]} if "step" in line else {})} for line in lines if "terms" in line]
+    terms = [
+        {**line["terms"], **({"step": line["step"]} if "step" in line else {})}
+        for line in lines
+        if "terms" in line
+    ]
     return {"terms": terms, "dice": [line["dice"] for line in lines if "dice" in line]}

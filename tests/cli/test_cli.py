@@ -139,9 +139,10 @@ def test_info(place, capsys):
 
 
 def test_both_stages(place, capsys):
+    write_phantom(place / "cases", "p2", seed=1)
     recipe = place / "recipe.toml"
     recipe.write_text(recipe_toml(RECIPE))
-    common = (recipe, "--cases", place / "cases", "--device", "cpu")
+    common = (recipe, "--cases", place / "cases", "--device", "cpu", "--workers", "0")
     assert run("pretrain", *common, "--output", place / "one") == 0
     assert run("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two") == 0
     assert run("info", place / "two" / "bundle") == 0
