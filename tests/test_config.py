@@ -54,7 +54,7 @@ def test_the_defaults_are_the_papers_numbers() -> None:
         "finetune.consistency_at": "bottleneck",
         "finetune.segmentation_loss": "paper",
         "finetune.allow_identical_pair": False,
-        "finetune.augment.flip": 0.5,
+        "finetune.augment.flip": (0.5, 0.5, 0.5),
         "finetune.augment.scale": 0.1,
         "finetune.augment.shift": 0.1,
         "finetune.augment.jitter_per_slice": False,
@@ -131,6 +131,35 @@ def test_the_demo_recipe_averages_whole_blocks_of_the_atlas() -> None:
     assert demo.pretrain.crop == demo.finetune.crop == demo.model.grid.shape
 
 
+#: Rows (a) to (e) of the paper's Table 3.
+ABLATIONS = {
+    "finetune.pretrained = false": ("finetune.pretrained", False),
+    "pretrain.masking.patches = false": ("pretrain.masking.patches", False),
+    'pretrain.substitute.kind = "zero"': ("pretrain.substitute.kind", "zero"),
+    'pretrain.substitute.kind = "mean"': ("pretrain.substitute.kind", "mean"),
+    "finetune.consistency_weight = 0.0": ("finetune.consistency_weight", 0),
+}
+
+
+@pytest.mark.parametrize("line", ABLATIONS)
+def test_a_row_of_the_ablation_is_one_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "row.toml"
+    path.write_text(line)
+    paper, row = (flat(load_recipe(name).model_dump()) for name in ("paper", path))
+    name, value = ABLATIONS[line]
+    assert {name: value for name, value in row.items() if paper[name] != value} == {name: value}
+
+
+def test_options_beyond_the_paper_are_off() -> None:
+    settings = flat(Recipe().model_dump())
+    for stage in ("pretrain", "finetune"):
+        assert settings[f"{stage}.foreground"] == 0
+        assert settings[f"{stage}.nnunet"] is False
+    assert settings["finetune.ema"] == 0
+    assert settings["finetune.situations"] == "count"
+    assert settings["pretrain.substitute.kind"] == "learned"
+
+
 # --- recipes that are refused ----------------------------------------------------------------------
 
 
@@ -151,7 +180,12 @@ def test_the_demo_recipe_averages_whole_blocks_of_the_atlas() -> None:
         ("[pretrain]\nsubstitute.gamma = -0.1", "pretrain.substitute.gamma"),
         ("[finetune]\nconsistency_weight = -1", "finetune.consistency_weight"),
         ("[finetune]\nconsistency_at = 'decoder'", "finetune.consistency_at"),
-        ("[finetune]\naugment.flip = 1.5", "finetune.augment.flip"),
+        ("[finetune]\naugment.flip = [0, 0, 1.5]", "finetune.augment.flip.2"),
+        ("[finetune]\naugment.flip = 0.5", "finetune.augment.flip"),
+        ("[finetune]\nema = 1.0", "finetune.ema"),
+        ("[finetune]\nsituations = 'all'", "finetune.situations"),
+        ("[finetune]\nforeground = 1.1", "finetune.foreground"),
+        ("[pretrain]\nsubstitute.kind = 'noise'", "pretrain.substitute.kind"),
         ("[model]\nnetwork.upsample = 'cubic'", "model.network.upsample"),
         ("[model]\ninference.overlap = 1", "model.inference.overlap"),
         ("[model]\ninference.window = [128, 128, 100]", "model.inference: window"),

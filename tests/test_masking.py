@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3ae_core.config import MaskingConfig
+from m3ae_core.config import FinetuneConfig, MaskingConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.masking import drop_modalities, mask_patches, patches_to_voxels, sample_mask, two_situations
 
@@ -58,7 +58,7 @@ def test_no_more_than_allowed_are_dropped(seed: int, count: int, data: st.DataOb
 
 @given(st.integers(0, 2**32), st.integers(2, 6))
 def test_two_situations_differ_and_keep_a_modality_each(seed: int, count: int) -> None:
-    pair = two_situations(generator(seed), count)
+    pair = two_situations(generator(seed), count, FinetuneConfig())
     assert pair.shape == (2, count)
     assert (pair[0] != pair[1]).any()
     assert not pair.all(axis=1).any()
@@ -68,7 +68,8 @@ def test_two_situations_differ_and_keep_a_modality_each(seed: int, count: int) -
 def test_independent_situations_coincide_as_often_as_chance(count: int) -> None:
     """Four modalities: one pair in ten (0.104)."""
     rng = generator(count)
-    same = [np.logical_xor.reduce(two_situations(rng, count, allow_identical=True)) for _ in range(DRAWS)]
+    config = FinetuneConfig(allow_identical_pair=True)
+    same = [np.logical_xor.reduce(two_situations(rng, count, config)) for _ in range(DRAWS)]
     chance = sum(1 / comb(count, size) for size in range(count)) / count**2
     assert count != 4 or chance == pytest.approx(0.104, abs=5e-4)
     assert 1 - np.any(same, axis=1).mean() == pytest.approx(chance, abs=0.03)
@@ -77,10 +78,32 @@ def test_independent_situations_coincide_as_often_as_chance(count: int) -> None:
 def test_the_second_situation_alone_is_redrawn() -> None:
     """The first is a plain draw (complete in a quarter of cases); the second one given that it differs."""
     rng = generator()
-    complete = ~np.stack([two_situations(rng, 4) for _ in range(DRAWS)]).any(axis=2)
+    complete = ~np.stack([two_situations(rng, 4, FinetuneConfig()) for _ in range(DRAWS)]).any(axis=2)
     others = [1 / 4 / comb(4, size) for size in (1, 2, 3) for _ in range(comb(4, size))]
     expected = sum(chance * (1 / 4) / (1 - chance) for chance in others)
     np.testing.assert_allclose(complete.mean(axis=0), [1 / 4, expected], atol=0.03)
+
+
+@pytest.mark.parametrize("situation", [0, 1])
+def test_uniform_situations_are_the_15_subsets_alike(situation: int) -> None:
+    """Chi-square with 14 degrees of freedom: above 50 less than once in 10⁵ runs; `count` exceeds it by far."""
+    chi_square = {}
+    for kind in ("uniform", "count"):
+        rng, config = generator(situation), FinetuneConfig(situations=kind)
+        pairs = np.stack([two_situations(rng, 4, config)[situation] for _ in range(DRAWS)])
+        seen = np.bincount(pairs @ (1 << np.arange(4)), minlength=16)
+        assert seen[15] == 0  # never all dropped
+        chi_square[kind] = ((seen[:15] - DRAWS / 15) ** 2 / (DRAWS / 15)).sum()
+    assert chi_square["uniform"] < 50
+    assert chi_square["count"] > 500
+
+
+def test_uniform_situations_obey_the_limit() -> None:
+    config = FinetuneConfig(situations="uniform", max_dropped=1)
+    rng = generator()
+    pairs = np.concatenate([two_situations(rng, 4, config) for _ in range(DRAWS)])
+    assert pairs.sum(axis=1).max() == 1
+    np.testing.assert_allclose(pairs.mean(axis=0), 1 / 5, atol=0.03)  # of five subsets, one drops it
 
 
 # --- patches ---------------------------------------------------------------------------------------
@@ -168,7 +191,8 @@ def test_a_mask_is_a_function_of_the_seed() -> None:
     first, again, other = (sample_mask(generator(seed), 4, (32, 32, 32), config) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    np.testing.assert_array_equal(two_situations(generator(3), 4), two_situations(generator(3), 4))
+    pairs = [two_situations(generator(3), 4, FinetuneConfig(situations="uniform")) for _ in range(2)]
+    np.testing.assert_array_equal(*pairs)
 
 
 # --- from patches to voxels ------------------------------------------------------------------------

@@ -1,12 +1,18 @@
 """A recipe small enough to train in a test: 4 mm voxels around the phantom of m3ae_core.data.phantom."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import Recipe, parse_recipe
+from m3ae_core.data.dataset import CachedCase
 from m3ae_core.data.phantom import write_phantom
+from m3ae_core.data.preprocess import Box
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 
 RECIPE: Recipe = parse_recipe(
@@ -38,8 +44,29 @@ RECIPE: Recipe = parse_recipe(
 )
 
 
+def recipe_toml(recipe: Recipe) -> str:
+    """A recipe as a user would write it."""
+
+    def lines(content: dict[str, Any], path: list[str]) -> Iterator[str]:
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield from lines(value, [*path, key])
+            elif value is not None:
+                yield f"{'.'.join([*path, key])} = {json.dumps(value)}"
+
+    return "\n".join(lines(recipe.model_dump(mode="json"), []))
+
+
 def write_cases(folder: Path, count: int = 3) -> list:
     return [write_phantom(folder, f"case-{seed}", seed=seed) for seed in range(count)]
+
+
+def cached(folder: Path, name: str, image: np.ndarray, regions: np.ndarray, brain: Box) -> CachedCase:
+    """A case of these arrays, as the cache holds it."""
+    paths = [folder / f"{name}-{kind}.npy" for kind in ("image", "regions")]
+    for path, array in zip(paths, (image, regions), strict=True):
+        np.save(path, array)
+    return CachedCase(name, *paths, brain)
 
 
 def random_bundle(recipe: Recipe = RECIPE, seed: int = 0, **model) -> Bundle:

@@ -10,11 +10,11 @@ import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
-from m3ae_core.cli.commands import _cases
+from m3ae_core.cli.training import _cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
 from m3ae_core.modalities import ModalitySet
-from tiny import RECIPE, random_bundle
+from tiny import RECIPE, random_bundle, recipe_toml
 
 
 @pytest.fixture
@@ -139,24 +139,14 @@ def test_info(place, capsys):
 
 
 def test_both_stages(place, capsys):
+    write_phantom(place / "cases", "p2", seed=1)
     recipe = place / "recipe.toml"
-    recipe.write_text(toml(RECIPE))
-    common = (recipe, "--cases", place / "cases", "--device", "cpu")
+    recipe.write_text(recipe_toml(RECIPE))
+    common = (recipe, "--cases", place / "cases", "--device", "cpu", "--workers", "0")
     assert run("pretrain", *common, "--output", place / "one") == 0
     assert run("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two") == 0
     assert run("info", place / "two" / "bundle") == 0
     assert "epoch 3/3" in capsys.readouterr().out
-
-
-def toml(recipe) -> str:
-    def lines(content, path):
-        for key, value in content.items():
-            if isinstance(value, dict):
-                yield from lines(value, [*path, key])
-            elif value is not None:
-                yield f"{'.'.join([*path, key])} = {json.dumps(value)}"
-
-    return "\n".join(lines(recipe.model_dump(mode="json"), []))
 
 
 def test_a_recipe_with_an_unknown_setting(place, capsys):

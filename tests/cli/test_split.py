@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from m3ae_core.cli import main
-from m3ae_core.cli.commands import _cases, _validation_cases
+from m3ae_core.cli.training import _cases, _validation_cases
 from m3ae_core.data.splits import PARTS, read_names, read_split
 from m3ae_core.modalities import BRATS
 from m3ae_core.training import stages
@@ -126,8 +127,8 @@ def test_finetune_hands_on_both_parts(cases: Path, tmp_path: Path, monkeypatch: 
     seen: dict[str, list[str]] = {}
 
     def stage(name: str) -> Callable[..., list[str]]:
-        def fake(recipe: object, cases: tuple, *_: object, validation: tuple = (), **__: object) -> list[str]:
-            seen[name] = [case.name for case in (*cases, *validation)]
+        def fake(plan: stages.Plan, pretrained: Path = tmp_path, validation: Any = ()) -> list[str]:
+            seen[name] = [case.name for case in (*plan.cases, *validation)]
             return []
 
         return fake

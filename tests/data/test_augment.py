@@ -40,6 +40,12 @@ def test_the_papers_ranges() -> None:
     }
 
 
+def test_each_axis_has_its_own_probability() -> None:
+    drawn = [draw(seed, flip=(0, 1, 0.5)).flip for seed in range(400)]
+    assert set(drawn) == {(-2,), (-2, -1)}
+    assert np.mean([-1 in flip for flip in drawn]) == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_draw_is_a_function_of_the_seed() -> None:
     first, again, other = draw(1), draw(1), draw(2)
     assert torch.equal(first.scale, again.scale)
@@ -71,7 +77,7 @@ def test_slices_are_those_along_depth() -> None:
 
 
 def test_both_situations_and_the_labels_change_alike() -> None:
-    change = draw(flip=1.0)
+    change = draw(flip=(1, 1, 1))
     image, labels = torch.rand(4, 5, 6, 7), torch.rand(3, 5, 6, 7) > 0.5
     pair = change.space(change.intensity(torch.stack([image, image])))
     assert torch.equal(pair[0], pair[1])
@@ -90,6 +96,6 @@ def test_only_the_drawn_axes_are_flipped(flip: tuple[int, ...]) -> None:
 
 
 def test_it_can_be_switched_off() -> None:
-    change = draw(flip=0, scale=0, shift=0)
+    change = draw(flip=(0, 0, 0), scale=0, shift=0)
     image = torch.rand(4, 5, 6, 7)
     assert torch.equal(change.space(change.intensity(image)), image)

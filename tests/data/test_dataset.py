@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +19,13 @@ from torch.utils.data import DataLoader
 from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig, PretrainConfig
 from m3ae_core.data import dataset
 from m3ae_core.data.case import CaseFiles, read_case
-from m3ae_core.data.dataset import CachedCase, Samples, cache_case, crop, random_start
+from m3ae_core.data.dataset import Samples, cache_case, crop, onto_foreground, random_start
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.data.preprocess import brain_box, standardise
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import InputError
 from m3ae_core.regions import BRATS_2023, MSD, encode
+from tiny import cached
 
 #: The template that holds the voxels of a phantom of (20, 24, 16), turned to superior, posterior, left.
 TEMPLATE = GridConfig(
@@ -197,6 +201,41 @@ def test_every_place_about_the_brain_is_drawn() -> None:
     assert set(starts[:, 2]) <= {-4, 0}  # a crop larger than the template
 
 
+@given(
+    st.integers(0, 2**32),
+    st.tuples(*[st.integers(-9, 9)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.lists(st.tuples(st.integers(0, 2), *[st.integers(0, 6)] * 3), max_size=4),
+)
+def test_a_crop_is_moved_onto_the_foreground_and_no_further(seed: int, start, size, voxels) -> None:
+    regions = np.zeros((3, 7, 7, 7), bool)
+    for voxel in voxels:
+        regions[voxel] = True
+    moved = onto_foreground(np.random.default_rng(seed), regions, start, size)
+    if not voxels:
+        assert moved == start
+        return
+    assert crop(regions, moved, size).any()
+    nearest = {
+        tuple(min(max(s, v - n + 1), v) for s, v, n in zip(start, voxel[1:], size, strict=True))
+        for voxel in voxels
+    }
+    assert moved in nearest  # clamped axis by axis onto one of the voxels: no axis moves more than it must
+    if crop(regions, start, size).sum() == regions.sum():
+        assert moved == start
+
+
+def test_every_region_that_is_there_is_drawn_alike() -> None:
+    """A region of one voxel as often as one of a hundred; an empty one never."""
+    regions = np.zeros((3, 20, 20, 20), bool)
+    regions[0, :5, :5, :4] = True
+    regions[2, 19, 19, 19] = True
+    rng = np.random.default_rng(0)
+    ends = [onto_foreground(rng, regions, (0, 0, 0), (1, 1, 1)) for _ in range(600)]
+    assert np.mean([end == (19, 19, 19) for end in ends]) == pytest.approx(0.5, abs=0.08)
+    assert len(set(ends)) > 80
+
+
 # --- crops -----------------------------------------------------------------------------------------
 
 
@@ -230,14 +269,21 @@ def keep(image: Tensor, regions: Tensor, start: tuple[int, ...], rng: np.random.
     return Drawn(image, regions, start, rng.random())
 
 
-def samples(count: int = 3, epochs: int = 4, seed: int = 0) -> Samples[Drawn]:
+@pytest.fixture
+def samples(tmp_path: Path) -> Callable[..., Samples[Drawn]]:
+    return partial(make_samples, tmp_path)
+
+
+def make_samples(
+    folder: Path, count: int = 3, epochs: int = 4, seed: int = 0, **stage: object
+) -> Samples[Drawn]:
     """Cases whose every voxel says which case, modality or region, and place it is."""
     cases = []
     for number in range(count):
         image = np.arange(2 * 12**3, dtype=np.float32).reshape(2, 12, 12, 12) + 10_000 * (number + 1)
-        cases.append(CachedCase(f"case-{number}", image, image[:1] % 2 == 0, ((1, 2, 0), (11, 9, 12))))
-    stage = PretrainConfig(crop=(8, 8, 16), epochs=epochs, seed=seed)
-    return Samples(cases, stage, keep)
+        brain = ((1, 2, 0), (11, 9, 12))
+        cases.append(cached(folder, f"case-{number}", image, image[:1] % 2 == 0, brain))
+    return Samples(cases, PretrainConfig(crop=(8, 8, 16), epochs=epochs, seed=seed, **stage), keep)
 
 
 def case_of(sample: Drawn) -> int:
@@ -249,7 +295,7 @@ def equal(first: Drawn, second: Drawn) -> bool:
     return same and first.start == second.start and first.number == second.number
 
 
-def test_a_sample_is_its_crop_of_image_and_regions() -> None:
+def test_a_sample_is_its_crop_of_image_and_regions(samples: Callable[..., Samples[Drawn]]) -> None:
     own = samples()
     for number in range(len(own)):
         sample = own[number]
@@ -258,7 +304,9 @@ def test_a_sample_is_its_crop_of_image_and_regions() -> None:
         np.testing.assert_array_equal(sample.regions, crop(case.regions, sample.start, (8, 8, 16)))
 
 
-def test_every_epoch_visits_every_case_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_visits_every_case_once_in_an_order_of_its_own(
+    samples: Callable[..., Samples[Drawn]],
+) -> None:
     own = samples(count=5, epochs=8)
     assert len(own) == 40
     visits = np.array([case_of(own[number]) for number in range(40)]).reshape(8, 5)
@@ -266,7 +314,7 @@ def test_every_epoch_visits_every_case_once_in_an_order_of_its_own() -> None:
     assert len(np.unique(visits, axis=0)) > 4
 
 
-def test_a_sample_is_a_function_of_seed_and_number() -> None:
+def test_a_sample_is_a_function_of_seed_and_number(samples: Callable[..., Samples[Drawn]]) -> None:
     """Whatever was drawn before, and however many epochs there are to be."""
     forwards, backwards = samples(), samples(epochs=9)
     there = [forwards[number] for number in range(len(forwards))]
@@ -277,13 +325,47 @@ def test_a_sample_is_a_function_of_seed_and_number() -> None:
     assert not any(there[number].number == other[number].number for number in range(len(other)))
 
 
-def test_no_two_samples_share_their_randomness() -> None:
+def test_an_augmented_sample_is_a_function_of_its_number(samples: Callable[..., Samples[Drawn]]) -> None:
+    """MONAI's transforms keep a state of their own; nothing of it may reach the next sample."""
+    own = samples(nnunet=True, foreground=0.5)
+    there = [own[number] for number in range(len(own))]
+    back = [own[number] for number in reversed(range(len(own)))][::-1]
+    assert all(equal(a, b) for a, b in zip(there, back, strict=True))
+    plain = samples()
+    assert not any(torch.equal(there[number].image, plain[number].image) for number in range(len(own)))
+    assert {type(tensor) for sample in there for tensor in sample[:2]} == {Tensor}  # none of MONAI's own
+    assert {(sample.image.dtype, sample.regions.dtype) for sample in there} == {(torch.float32, torch.bool)}
+
+
+def test_foreground_is_the_share_of_crops_that_hold_tumour(tmp_path: Path) -> None:
+    """Half of the crops are moved; of the others 14 × 1 × 1 of 343 positions hold the single tumour voxel."""
+    image, regions = np.ones((1, 20, 20, 20), np.float32), np.zeros((1, 20, 20, 20), bool)
+    regions[0, 10, 0, 19] = True
+    case = cached(tmp_path, "case", image, regions, ((0, 0, 0), (20, 20, 20)))
+    for share, bounds in ((0.0, (0, 0.1)), (0.5, (0.4, 0.6)), (1.0, (1, 1))):
+        stage = PretrainConfig(crop=(8, 8, 8), epochs=300, foreground=share)
+        own = Samples([case], stage, keep)
+        hit = np.mean([own[number].regions.any().item() for number in range(300)])
+        assert bounds[0] <= hit <= bounds[1]
+
+
+def test_a_case_travels_to_workers_as_paths(samples: Callable[..., Samples[Drawn]]) -> None:
+    case = samples().cases[0]
+    assert case.image.nbytes > 10_000
+    assert len(pickle.dumps(case)) < 2_000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(case)).image, case.image)
+
+
+def test_no_two_samples_share_their_randomness(samples: Callable[..., Samples[Drawn]]) -> None:
     own = samples(count=4, epochs=10)
     assert len({own[number].number for number in range(len(own))}) == len(own)
 
 
-def test_the_number_of_workers_does_not_matter() -> None:
-    own = samples(epochs=2)
+@pytest.mark.parametrize("options", [{}, {"nnunet": True, "foreground": 0.5}], ids=["plain", "nnunet"])
+def test_the_number_of_workers_does_not_matter(
+    samples: Callable[..., Samples[Drawn]], options: dict[str, object]
+) -> None:
+    own = samples(epochs=2, **options)
     alone, shared = (
         [sample for batch in DataLoader(own, 2, num_workers=n, collate_fn=list) for sample in batch]
         for n in (0, 2)

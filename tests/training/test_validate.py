@@ -1,19 +1,26 @@
 """Validation segments as inference will: padded, in windows or in one pass, whatever the template's sides."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
-from m3ae_core.data.dataset import CachedCase
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.training.validate import Validation
-from tiny import RECIPE
+from tiny import RECIPE, cached
 
 SHAPE = (19, 24, 21)  # as in SRI24's 155 slices, no multiple of 8
 
 
-def validation(window, **finetune) -> Validation:
+@pytest.fixture
+def validation(tmp_path):
+    return partial(make, tmp_path)
+
+
+def make(folder, window, oracle=False, **finetune) -> Validation:
     grid = RECIPE.model.grid.model_copy(update={"shape": SHAPE})
     inference = RECIPE.model.inference.model_copy(update={"window": window})
     model = RECIPE.model.model_copy(update={"grid": grid, "inference": inference})
@@ -22,12 +29,14 @@ def validation(window, **finetune) -> Validation:
     image[:, 2:15, 3:20, 4:18] = rng.random((4, 13, 17, 14))
     regions = np.zeros((3, *SHAPE), bool)
     regions[:, 5:9, 6:12, 7:11] = True
-    case = CachedCase("case", image, regions, ((2, 3, 4), (15, 20, 18)))
-    return Validation(model, RECIPE.finetune.model_copy(update=finetune), [case])
+    if oracle:
+        regions[:] = image[3] > 0.5
+    case = cached(folder, "case", image, regions, ((2, 3, 4), (15, 20, 18)))
+    return Validation(model, RECIPE.finetune.model_copy(update=finetune), [case], Fabric("cpu", devices=1))
 
 
 @pytest.mark.parametrize("window", ["template", "brain", (16, 16, 16)])
-def test_any_template_and_window(window):
+def test_any_template_and_window(window, validation):
     checks = validation(window, validate_on="all")
     substitute = SubstituteImage.fixed(torch.zeros(4, *SHAPE))
     result = checks.run(3, Segmenter(checks.model).eval(), substitute)
@@ -37,18 +46,16 @@ def test_any_template_and_window(window):
 
 
 @pytest.mark.parametrize("window", ["template", "brain", (16, 16, 16)])
-def test_a_perfect_network_scores_one(window):
+def test_a_perfect_network_scores_one(window, validation):
     """The oracle marks where the image exceeds a threshold; the reference is made the same way."""
-    checks = validation(window, validate_on=(("T2",),))
-    case = checks.cases[0]
-    case.regions[:] = case.image[3] > 0.5
+    checks = validation(window, oracle=True, validate_on=(("T2",),))
     oracle = Segmenter(checks.model)
     oracle.predict = lambda filled: (filled[:, 3:4] - 0.5).expand(-1, 3, -1, -1, -1)
     result = checks.run(1, oracle, SubstituteImage.fixed(torch.zeros(4, *SHAPE)))
     assert result.dice == pytest.approx({"WT": 1, "TC": 1, "ET": 1})
 
 
-def test_when_it_is_due():
+def test_when_it_is_due(validation):
     checks = validation("brain", validate_every=2)
     assert [checks.due(epoch) for epoch in (1, 2, 3)] == [False, True, True]  # the last epoch always
-    assert not Validation(checks.model, checks.config, []).due(2)
+    assert not Validation(checks.model, checks.config, [], checks.fabric).due(2)

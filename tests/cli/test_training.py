@@ -1,0 +1,69 @@
+"""What the training commands hand to the stages: the recipe, the cases, and how to compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m3ae_core.cli import main
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.hardware import Hardware
+from m3ae_core.training import stages
+
+FLAGS = {
+    "--device cpu": {"device": "cpu"},
+    "--devices 8 --nodes 4": {"devices": 8, "nodes": 4},
+    "--precision bf16-mixed": {"precision": "bf16-mixed"},
+    "--accumulate 2": {"accumulate": 2},
+    "--checkpointing": {"checkpointing": True},
+    "--compile": {"compile": True},
+    "--workers 3": {"workers": 3},
+}
+
+
+@pytest.fixture
+def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[stages.Plan]:
+    """Stages that only note what they are told."""
+    seen: list[stages.Plan] = []
+
+    def fake(plan: stages.Plan, *_: Any) -> list[None]:
+        seen.append(plan)
+        return []
+
+    for name in ("pretrain", "finetune"):
+        monkeypatch.setattr(stages, name, fake)
+    write_phantom(tmp_path / "cases", "p1", shape=(16, 16, 16))
+    return seen
+
+
+def run(stage: str, folder: Path, *options: str) -> int:
+    own = ["--pretrained", str(folder)] if stage == "finetune" else []
+    paths = ["--cases", str(folder / "cases"), "--output", str(folder / "run")]
+    return main([stage, "paper", *paths, *own, *options])
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_every_flag_reaches_the_hardware(stage: str, tmp_path: Path, plans: list[stages.Plan]) -> None:
+    assert run(stage, tmp_path) == 0
+    for flags in FLAGS:
+        assert run(stage, tmp_path, *flags.split()) == 0
+    assert run(stage, tmp_path, *" ".join(FLAGS).split()) == 0
+    together = Hardware(**{name: value for given in FLAGS.values() for name, value in given.items()})
+    assert [plan.hardware for plan in plans] == [
+        Hardware(),
+        *(Hardware(**given) for given in FLAGS.values()),
+        together,
+    ]
+    assert {(plan.folder, plan.cases[0].name) for plan in plans} == {(tmp_path / "run", "p1")}
+
+
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, plans: list[stages.Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in (["--precision", "64-true"], ["--device", "tpu"], ["--accumulate", "half"]):
+        with pytest.raises(SystemExit):
+            run("pretrain", tmp_path, *flags)
+        assert flags[0] in capsys.readouterr().err
+    assert not plans
