@@ -109,9 +109,7 @@ def test_two_modalities(cases, tmp_path):
     content["pretrain"]["masking"]["ratio"] = 0.75
     recipe = parse_recipe(content)
     list(pretrain(recipe, cases, tmp_path / "one"))
-    run = finetune(
-        recipe, cases[:2], tmp_path / "one/bundle", tmp_path / "two", validation=cases[2:], device="cpu"
-    )
+    run = finetune(recipe, cases[:2], tmp_path / "one/bundle", tmp_path / "two", validation=cases[2:])
     validated = of(Validated, list(run))[0]
     assert list(validated.by_subset) == ["T2", "FLAIR", "T2+FLAIR"]
     predictor = Predictor(load_bundle(tmp_path / "two" / "bundle"), "cpu")

@@ -47,7 +47,7 @@ def cut(
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = change, middle
     move = Affine(affine=affine, spatial_size=size, padding_mode="zeros", image_only=True)
-    return _plain(move(torch.from_numpy(np.asarray(array, np.float32))))
+    return _plain(move(torch.from_numpy(np.array(array, np.float32))))
 
 
 def vary(image: Tensor, seed: int) -> Tensor:
