@@ -38,6 +38,7 @@ COARSE = {
     "model.grid.shape": (40, 48, 40),
     "model.grid.affine": ((0, 0, -4, -39.5), (0, -4, 0, 205.5), (4, 0, 0, -0.5), (0, 0, 0, 1)),
     "pretrain.crop": (40, 48, 40),
+    "pretrain.batch_size": 2,
     "pretrain.masking.patch": 4,
     "finetune.crop": (40, 48, 40),
     "finetune.validate_on": "all",

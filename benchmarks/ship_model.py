@@ -21,6 +21,7 @@ from m3ae_core.evaluation.statistics import reliability, summaries
 from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
 from m3ae_core.report.tables import markdown, score_table
+from m3ae_core.training.record import TIMES
 
 DATA = (
     "BraTS-Africa (BraTS 2023 Sub-Saharan Africa), The Cancer Imaging Archive, https://doi.org/10.7937/v8h6-8x67, "
@@ -31,9 +32,8 @@ CARD = Path(__file__).with_name("model_card.md")
 
 def minutes(run: Path) -> tuple[float, int]:
     """Return the minutes all epochs of a run took together, and their number."""
-    epochs = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
-    seconds = [epoch["seconds"] for epoch in epochs if "seconds" in epoch]
-    return sum(seconds) / 60, len(seconds)
+    epochs = [json.loads(line)["seconds"] for line in (run / TIMES).read_text("utf-8").splitlines()]
+    return sum(epochs) / 60, len(epochs)
 
 
 def main(run: Path, pretrain_run: Path, results: Path) -> None:
