@@ -32,7 +32,9 @@ def make(folder, window, oracle=False, **finetune) -> Validation:
     if oracle:
         regions[:] = image[3] > 0.5
     case = cached(folder, "case", image, regions, ((2, 3, 4), (15, 20, 18)))
-    return Validation(model, RECIPE.finetune.model_copy(update=finetune), [case], Fabric("cpu", devices=1))
+    return Validation(
+        model, RECIPE.finetune.model_copy(update=finetune), [case], Fabric(accelerator="cpu", devices=1)
+    )
 
 
 @pytest.mark.parametrize("window", ["template", "brain", (16, 16, 16)])
