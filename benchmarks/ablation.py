@@ -106,7 +106,7 @@ def main(
     only: Sequence[str] = tuple(ROWS),
     epochs: int = 40,
 ) -> None:
-    keep_freed_memory()
+    keep_freed_memory(4 * 2 * 8 * 40 * 48 * 40)
     torch.set_num_threads(1)
     results: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:

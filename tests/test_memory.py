@@ -14,7 +14,7 @@ from m3ae_core import memory
 PROGRAM = """
 import ctypes, platform, sys
 from m3ae_core.memory import keep_freed_memory
-before = "libc" in sys.argv and keep_freed_memory()
+before = "libc" in sys.argv and keep_freed_memory(1)
 free, malloc = ctypes.CDLL(None).free, ctypes.CDLL(None).malloc
 malloc.restype, free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 block = malloc(256 << 20)
@@ -41,7 +41,11 @@ def test_freed_memory_stays_with_the_process() -> None:
 
 def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "platform", "darwin")
-    assert memory.keep_freed_memory() is False
+    assert memory.keep_freed_memory(1) is False
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    assert memory.keep_freed_memory() is False
+    assert memory.keep_freed_memory(1) is False
+
+
+def test_very_large_tensors_are_left_to_the_system() -> None:
+    assert memory.keep_freed_memory(memory.LARGEST + 1) is False

@@ -1,77 +1,229 @@
-"""The loop: batches, their parts, and what trades time for memory, on phantoms."""
+"""The loop by itself, on a line to be fitted: order, division of batches, accumulation, and exact resumption."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch import Tensor, nn
 
+from m3ae_core.config import PretrainConfig, StageConfig
 from m3ae_core.errors import ConfigError
-from m3ae_core.events import StepDone
-from m3ae_core.hardware import Hardware
-from m3ae_core.model.unet import ResidualUNet
-from m3ae_core.training.launch import launch
-from m3ae_core.training.loop import _batches
-from m3ae_core.training.stages import Plan, pretrain
-from tiny import RECIPE, write_cases
-
-CPU = Hardware(device="cpu", workers=0)
+from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
+from m3ae_core.model.weights import load_pickle
+from m3ae_core.training.loop import CHECKPOINT, Task, _batches, cosine, train
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    return write_cases(tmp_path_factory.mktemp("cases"), 4)
+class Points:
+    """Samples as the loop sees them: (x, y) by number; notes which were asked for."""
+
+    def __init__(self, cases: int = 5) -> None:
+        self.cases, self.asked = range(cases), list[int]()
+
+    def __getitem__(self, number: int) -> Tensor:
+        self.asked.append(number)
+        return torch.randn(4, generator=torch.Generator().manual_seed(number))
 
 
-@pytest.fixture(scope="module")
-def plain(cases, tmp_path_factory):
-    return losses(cases, tmp_path_factory.mktemp("plain") / "run", CPU)
+class Line(Task):
+    """Fit y = w · x; validation follows a script."""
+
+    def __init__(self, dice: tuple[float, ...] = ()) -> None:
+        super().__init__()
+        self.weight, self.dice = nn.Parameter(torch.ones(3)), dice
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        return [{"params": [self.weight], "lr": 0.1}]
+
+    def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        points = torch.stack(batch)
+        fit = (points[:, :3] @ self.weight - points[:, 3]).square().mean()
+        return {"fit": fit, "size": 0.01 * self.weight.square().sum()}
+
+    def validate(self, epoch: int) -> Validated | None:
+        return Validated(epoch, {"WT": self.dice[epoch - 1]}) if self.dice else None
 
 
-def losses(cases, folder, hardware):
-    events = pretrain(Plan(RECIPE, cases, folder, hardware=hardware))
-    return [event.terms["reconstruction"] for event in events if isinstance(event, StepDone)]
+def stage(**settings: Any) -> StageConfig:
+    return PretrainConfig(**{"epochs": 4, "batch_size": 2, "weight_decay": 0.1, **settings})
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"accumulate": 2}, {"checkpointing": True}, {"workers": 1}],
-    ids=lambda change: next(iter(change)),
-)
-def test_how_it_is_computed_does_not_matter(plain, cases, tmp_path, change):
-    found = losses(cases, tmp_path / "run", replace(CPU, **change))
-    assert found == pytest.approx(plain, rel=1e-4)
-    assert found[0] != found[1]
+def run(folder: Path, task: Task | None = None, **options: Any) -> Iterator[Event]:
+    config = options.pop("stage", stage())
+    samples, fabric = (
+        options.pop("samples", Points()),
+        options.pop("fabric", Fabric(accelerator="cpu", devices=1)),
+    )
+    return train(task or Line(), samples, config, fabric, folder, **options)
 
 
-def test_compiling_compiles_the_backbone(cases, tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(ResidualUNet, "compile", lambda self: compiled.append(self))
-    losses(cases, tmp_path / "run", replace(CPU, compile=True))
-    assert [type(backbone) for backbone in compiled] == [ResidualUNet]
+def of(kind: type, events: list[Event]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
 
 
-@pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (4, 3)])
-def test_a_batch_must_be_whole(count, accumulate):
-    """Two to a batch: one case is too few, and three parts do not divide it."""
-    with pytest.raises(ConfigError) as caught:
-        _batches(count, RECIPE.pretrain, launch(CPU), accumulate)
+def state(folder: Path) -> dict[str, Any]:
+    content = load_pickle(folder / CHECKPOINT)
+    moments = content["optimizer"]["state"][0]
+    tensors = {"weight": content["task"]["weight"], **{name: moments[name] for name in moments}}
+    return {name: tensor.tolist() for name, tensor in tensors.items()} | content["precision"]
+
+
+# --- order -----------------------------------------------------------------------------------------
+
+
+def test_what_a_run_says_in_which_order(tmp_path: Path) -> None:
+    events = list(run(tmp_path, Line(dice=(0.1,) * 4), stage=stage(checkpoint_every=3)))
+    plain = [Resumed, StepDone, StepDone, EpochDone, Validated]
+    assert [type(event) for event in events[:5]] == plain
+    assert [event.step for event in of(StepDone, events)] == list(range(1, 9))
+    assert {event.total_steps for event in of(StepDone, events)} == {8}
+    assert [event.epoch for event in of(EpochDone, events)] == [1, 2, 3, 4]
+    assert [event.epoch for event in of(Saved, events)] == [3, 4]  # the last always
+    for epoch, done in enumerate(of(EpochDone, events)):
+        steps = of(StepDone, events)[2 * epoch : 2 * epoch + 2]
+        assert done.terms["fit"] == pytest.approx(sum(step.terms["fit"] for step in steps) / 2)
+
+
+def test_cases_that_fill_no_batch_wait_for_another_epoch(tmp_path: Path) -> None:
+    samples = Points(cases=5)
+    list(run(tmp_path, samples=samples))
+    assert samples.asked == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18]
+
+
+def test_the_first_step_by_hand(tmp_path: Path) -> None:
+    """Adam's first step moves each weight by the learning rate against its gradient, weight decay included."""
+    points = torch.stack([Points()[0], Points()[1]])
+    weight = torch.ones(3, requires_grad=True)
+    ((points[:, :3] @ weight - points[:, 3]).square().mean() + 0.01 * weight.square().sum()).backward()
+    task = Line()
+    events = run(tmp_path, task)
+    list(islice(events, 2))
+    events.close()
+    gradient = weight.grad + 0.1 * weight.detach()
+    torch.testing.assert_close(task.weight.detach(), 1 - 0.1 * gradient.sign(), atol=1e-5, rtol=0)
+
+
+def test_the_learning_rate_falls_like_a_cosine() -> None:
+    assert cosine(0, 600) == 1
+    assert cosine(300, 600) == pytest.approx(0.5)
+    assert 0 < cosine(599, 600) < 1e-4
+
+
+def test_the_rate_of_the_last_epoch_is_the_recipes_times_the_cosine(tmp_path: Path) -> None:
+    """Also after a stop: the checkpoint holds a rate that had fallen already."""
+    for events in (islice(run(tmp_path), 6), run(tmp_path)):
+        list(events)
+    (group,) = load_pickle(tmp_path / CHECKPOINT)["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(0.1 * cosine(3, 4))
+
+
+# --- batches ---------------------------------------------------------------------------------------
+
+
+def place(rank: int, world: int) -> Any:
+    return SimpleNamespace(global_rank=rank, world_size=world)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_every_batch(world: int) -> None:
+    config = stage(batch_size=4, epochs=3)
+    shares = [_batches(9, config, place(rank, world), 1) for rank in range(world)]
+    assert {len(batches) for batches in shares} == {6}
+    for together, *parts in zip(_batches(9, config, place(0, 1), 1), *shares, strict=True):
+        assert sorted(chain(*parts)) == together
+        assert {len(part) for part in parts} == {4 // world}
+
+
+@pytest.mark.parametrize(("batch", "world", "accumulate"), [(2, 4, 1), (3, 2, 1), (4, 2, 4), (2, 1, 3)])
+def test_a_batch_that_cannot_be_divided_is_refused(batch: int, world: int, accumulate: int) -> None:
+    with pytest.raises(
+        ConfigError, match=f"batch of {batch}.*{world} processes in {accumulate} parts"
+    ) as caught:
+        _batches(20, stage(batch_size=batch), place(0, world), accumulate)
     assert caught.value.code == "batch"
 
 
-def test_every_epoch_has_full_batches_of_its_own_samples():
-    batches = _batches(5, RECIPE.pretrain, launch(CPU), 1)
-    assert batches == [[0, 1], [2, 3], [5, 6], [7, 8], [10, 11], [12, 13]]
+def test_fewer_cases_than_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1 training cases are fewer than a batch of 2") as caught:
+        list(run(tmp_path, samples=Points(cases=1)))
+    assert caught.value.code == "batch"
 
 
-class Rank:
-    """Stands in for Fabric in one of two processes."""
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, parts: int) -> None:
+    tasks, config = (Line(), Line()), stage(batch_size=4)
+    one, other = (
+        of(StepDone, list(run(tmp_path / str(parts), task, stage=config, accumulate=parts)))
+        for task, parts in zip(tasks, (1, parts), strict=True)
+        if not (tmp_path / str(parts)).mkdir()
+    )
+    for a, b in zip(one, other, strict=True):
+        assert a.terms == pytest.approx(b.terms, abs=1e-6)
+    torch.testing.assert_close(tasks[0].weight, tasks[1].weight, atol=1e-6, rtol=0)
 
-    world_size = 2
 
-    def __init__(self, rank):
-        self.global_rank = rank
+# --- resuming --------------------------------------------------------------------------------------
 
 
-def test_processes_share_a_batch():
-    shares = [_batches(4, RECIPE.pretrain, Rank(rank), 1) for rank in (0, 1)]
-    whole = _batches(4, RECIPE.pretrain, launch(CPU), 1)
-    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == whole
+@pytest.mark.parametrize("every", [1, 2])
+def test_stopped_after_any_event_it_ends_the_same(tmp_path: Path, every: int) -> None:
+    config = stage(checkpoint_every=every)
+    (tmp_path / "whole").mkdir()
+    events = list(run(tmp_path / "whole", stage=config))
+    for stop in range(len(events)):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        first = run(folder, stage=config)
+        list(islice(first, stop))
+        first.close()
+        torch.manual_seed(stop)  # whatever happens in between
+        rest = list(run(folder, stage=config))
+        assert state(folder) == state(tmp_path / "whole")
+        (resumed,) = of(Resumed, rest)
+        steps = [event for event in of(StepDone, events) if event.step > 2 * resumed.epoch]
+        assert of(StepDone, rest) == steps
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    list(run(tmp_path))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    assert list(run(tmp_path)) == [Resumed(4)]
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize("stop", [None, 5, 9, 13])
+def test_only_a_better_validation_is_kept_after_a_stop_too(tmp_path: Path, stop: int | None) -> None:
+    dice, kept = (0.2, 0.5, 0.4, 0.5), list[int]()
+    if stop is not None:
+        first = run(tmp_path, Line(dice), keep_best=lambda validated: None)
+        list(islice(first, stop))
+        first.close()
+    done = int(load_pickle(tmp_path / CHECKPOINT)["epoch"]) if (tmp_path / CHECKPOINT).exists() else 0
+    list(run(tmp_path, Line(dice), keep_best=lambda validated: kept.append(validated.epoch)))
+    assert kept == [epoch for epoch in (1, 2) if epoch > done]
+    assert load_pickle(tmp_path / CHECKPOINT)["best"] == 0.5
+
+
+def test_the_gradient_scaler_is_part_of_the_state(tmp_path: Path) -> None:
+    """Half precision on the CPU, for the wiring: the scale grows every so many steps, and goes on growing."""
+
+    def fabric() -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=3)
+        return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+    for name, stop in (("whole", None), ("stopped", 6)):
+        (tmp_path / name).mkdir()
+        if stop:
+            first = run(tmp_path / name, fabric=fabric())
+            list(islice(first, stop))
+            first.close()
+        list(run(tmp_path / name, fabric=fabric()))
+    assert state(tmp_path / "whole") == state(tmp_path / "stopped")
+    assert state(tmp_path / "whole")["scale"] == 64  # 8 steps: doubled after 3 and 6

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -11,6 +12,9 @@ from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 from m3ae_core.hardware import Hardware
 from m3ae_core.modalities import ModalitySet
+
+if TYPE_CHECKING:
+    from m3ae_core.config import ModelConfig, StageConfig
 
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
@@ -39,12 +43,11 @@ def pretrain(
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.memory import keep_freed_memory
     from m3ae_core.regions import scheme_named
     from m3ae_core.training import stages
 
-    keep_freed_memory()
     settings = load_recipe(recipe)
+    _tune_memory(settings.model, settings.pretrain, 1)
     chosen = _cases(cases, split, settings.model.modality_set)
     plan = stages.Plan(settings, chosen, output, scheme_named(scheme), hardware)
     if follow(stages.pretrain(plan)) is not None:
@@ -78,12 +81,11 @@ def finetune(
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.memory import keep_freed_memory
     from m3ae_core.regions import scheme_named
     from m3ae_core.training import stages
 
-    keep_freed_memory()
     settings = load_recipe(recipe)
+    _tune_memory(settings.model, settings.finetune, 2)
     modalities = settings.model.modality_set
     plan = stages.Plan(settings, _cases(cases, split, modalities), output, scheme_named(scheme), hardware)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
@@ -101,6 +103,13 @@ def curves(run: Positional[Path], *, output: Path) -> None:
     from m3ae_core.report.curves import save_curves
 
     print(f"figure {printable(save_curves(run, output))}")
+
+
+def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
+    from m3ae_core.memory import keep_freed_memory
+
+    floats = views * stage.batch_size * model.network.base_channels * prod(stage.crop)
+    keep_freed_memory(4 * floats)
 
 
 def _cases(

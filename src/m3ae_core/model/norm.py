@@ -51,7 +51,10 @@ class _ChannelsLast(torch.autograd.Function):
         x, weight, mean, inverse = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
         to_bias = _slices(grad).sum(2).double().sum(1)
-        to_weight = (_slices(grad * x).sum(2).double().sum(1) - mean * to_bias) * inverse
+        products = [
+            (g * v).sum(1) for g, v in zip(_slices(grad).unbind(1), _slices(x).unbind(1), strict=True)
+        ]
+        to_weight = (torch.stack(products, 1).double().sum(1) - mean * to_bias) * inverse
         by_mean = _group_mean(weight * to_bias, ctx.groups, x)
         by_scale = _group_mean(weight * to_weight, ctx.groups, x) * inverse
         to_x = torch.addcmul(
