@@ -145,7 +145,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _contents(folder: Path) -> dict[str, Any]:
-    files = ("*.jsonl", "recipe.json", "*/*.safetensors", "substitute/*.npy")
+    files = ("*.jsonl", "recipe.json", "*/*.safetensors", "substitute/*.npy", "**/.tmp-*")
     found: dict[str, Any] = {
         str(path.relative_to(folder)): sha256(path) for pattern in files for path in folder.glob(pattern)
     }

@@ -13,6 +13,8 @@ from typing import Any
 
 from m3ae_core.errors import OutputError, printable
 
+_TEMPORARY = ".tmp-"
+
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     """Write a file so that `path` always holds either the old content or the whole new one.
@@ -34,6 +36,12 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise _failed(path, error) from error
     return path
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in `folder`; nobody may be writing there."""
+    for temporary in folder.rglob(f"{_TEMPORARY}*"):
+        temporary.unlink(missing_ok=True)
 
 
 def ensure_writable(path: Path) -> None:
@@ -103,7 +111,7 @@ def _failed(path: Path, error: OSError) -> OutputError:
 
 
 def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         write(temporary)
         with temporary.open("rb+") as stream:  # some systems sync only what is open for writing

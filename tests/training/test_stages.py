@@ -194,6 +194,19 @@ def test_a_run_folder_has_one_run(cases, tmp_path):
     next(pretrain(RECIPE, cases, tmp_path / "run"))
 
 
+def test_what_a_killed_run_left_half_written_goes(cases, tmp_path):
+    """Not in the cache, which other runs may be writing to."""
+    left = [
+        tmp_path / name for name in ("run/.tmp-1-2-checkpoint.pt", "run/best/.tmp-1-2-weights.safetensors")
+    ]
+    others = tmp_path / "cache/.tmp-3-4-image.npy"
+    for path in (*left, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    next(pretrain(RECIPE, cases, tmp_path / "run"))
+    assert [path.exists() for path in (*left, others)] == [False, False, True]
+
+
 def test_the_best_bundle_is_that_of_the_best_epoch(cases, first_stage, tmp_path, monkeypatch):
     """Validation follows a script; what is kept is the moving average after the best epoch, and its figures."""
     scores, seen = {1: 0.3, 2: 0.8, 3: 0.5}, {}

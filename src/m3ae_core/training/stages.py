@@ -26,7 +26,7 @@ from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.errors import BundleError, ConfigError, OutputError
 from m3ae_core.events import Event, Progress, Saved, Validated
-from m3ae_core.files import write_json
+from m3ae_core.files import remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
@@ -180,6 +180,7 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
     try:
         with FileLock(folder / ".lock", timeout=0):
             _keep_recipe(folder / "recipe.json", plan.recipe, stage)
+            remove_left_over(folder)
             fabric.barrier()
             yield
     except Timeout as error:
