@@ -2,9 +2,9 @@
 
     python benchmarks/step.py [--rounds 3] [--size 128] [--threads 2]
 
-Plain is the same network as it is published: contiguous tensors, torch's own group norm, the system's allocator. Ours
-is what `m3ae finetune` runs at that size, and ours with gradient checkpointing. Each variant is a process of its own (peak memory
-is a process's), all take turns in every round, and the first step of each process is not counted. A step is forward,
+Plain is the same network as it is published: contiguous tensors, torch's own group norm. Ours is what `m3ae finetune`
+runs at that size, and ours with gradient checkpointing. Each variant is a process of its own (peak memory is a
+process's), all take turns in every round, and the first step of each process is not counted. A step is forward,
 backward and Adam on random data, in float32.
 """
 
