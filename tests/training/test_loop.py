@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from m3ae_core.config import PretrainConfig, StageConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
+from m3ae_core.hardware import Hardware
 from m3ae_core.model.weights import load_pickle
 from m3ae_core.training.loop import CHECKPOINT, Task, _batches, cosine, train
 
@@ -61,6 +62,7 @@ def run(folder: Path, task: Task | None = None, **options: Any) -> Iterator[Even
         options.pop("samples", Points()),
         options.pop("fabric", Fabric(accelerator="cpu", devices=1)),
     )
+    options = {"hardware": Hardware(workers=0), **options}
     return train(task or Line(), samples, config, fabric, folder, **options)
 
 
@@ -160,7 +162,12 @@ def test_fewer_cases_than_a_batch_are_refused(tmp_path: Path) -> None:
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, parts: int) -> None:
     tasks, config = (Line(), Line()), stage(batch_size=4)
     one, other = (
-        of(StepDone, list(run(tmp_path / str(parts), task, stage=config, accumulate=parts)))
+        of(
+            StepDone,
+            list(
+                run(tmp_path / str(parts), task, stage=config, hardware=Hardware(accumulate=parts, workers=0))
+            ),
+        )
         for task, parts in zip(tasks, (1, parts), strict=True)
         if not (tmp_path / str(parts)).mkdir()
     )

@@ -23,6 +23,7 @@ from m3ae_core.config import StageConfig
 from m3ae_core.data.dataset import Samples
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
+from m3ae_core.hardware import Hardware
 from m3ae_core.model.weights import load_pickle, save_checkpoint
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def train(
     fabric: Fabric,
     folder: Path,
     *,
-    accumulate: int = 1,
-    workers: int = 0,
+    hardware: Hardware,
     keep_best: Callable[[Validated], None] | None = None,
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
@@ -132,13 +132,13 @@ def train(
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
-    run = Run(task, model, optimizer, fabric, accumulate)
+    run = Run(task, model, optimizer, fabric, hardware.accumulate)
     rates = [group["lr"] for group in optimizer.param_groups]
     run.load(folder / CHECKPOINT)
     yield Resumed(run.epoch)
-    batches = _batches(len(samples.cases), stage, fabric, accumulate)
+    batches = _batches(len(samples.cases), stage, fabric, hardware.accumulate)
     per_epoch = len(batches) // stage.epochs
-    loader = iter(_loader(samples, batches[run.epoch * per_epoch :], fabric, workers))
+    loader = iter(_loader(samples, batches[run.epoch * per_epoch :], fabric, hardware.workers))
     for epoch in range(run.epoch, stage.epochs):
         for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * cosine(epoch, stage.epochs)

@@ -83,8 +83,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
             config,
             fabric,
             plan.folder,
-            accumulate=plan.hardware.accumulate,
-            workers=plan.hardware.workers,
+            hardware=plan.hardware,
         )
         yield from _first_process(events, plan, fabric, task.substitute if task.learns_substitute else None)
         if fabric.is_global_zero:
@@ -133,8 +132,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
             config,
             fabric,
             plan.folder,
-            accumulate=plan.hardware.accumulate,
-            workers=plan.hardware.workers,
+            hardware=plan.hardware,
             keep_best=keep_best,
         )
         yield from _first_process(events, plan, fabric)
