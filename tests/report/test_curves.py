@@ -1,0 +1,48 @@
+"""Learning curves, from records made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from m3ae_core.errors import InputError
+from m3ae_core.report.curves import read_log, save_curves
+
+EPOCHS = [{"epoch": epoch, "terms": {"segmentation": 1 / epoch}} for epoch in (1, 2, 3)]
+STEP = {"step": 1, "epoch": 1, "terms": {"segmentation": 1.0}}
+DICE = {"epoch": 3, "dice": {"WT": 0.5, "TC": 0.25}, "by_subset": {"T2": {"WT": 0.5, "TC": 0.25}}}
+
+
+def write(folder, lines, tail=""):
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return folder
+
+
+def width(path):
+    return int.from_bytes(path.read_bytes()[16:20], "big")  # of a PNG's header
+
+
+def test_a_panel_for_each_thing_recorded(tmp_path):
+    widths = []
+    for lines, substitute in (([STEP, *EPOCHS], False), ([*EPOCHS, DICE], False), ([*EPOCHS, DICE], True)):
+        run = write(tmp_path, lines)
+        if substitute:
+            (run / "substitute").mkdir()
+            for epoch in (1, 2, 10):
+                np.save(run / "substitute" / f"epoch-{epoch:05d}.npy", np.random.rand(4, 6, 5))
+        widths.append(width(save_curves(run, tmp_path / "curves.png")))
+    assert widths == [630, 1260, 1890]
+
+
+def test_a_line_being_written_is_left_out(tmp_path):
+    assert read_log(write(tmp_path, EPOCHS, '{"epoch": 4, "ter')) == EPOCHS
+
+
+@pytest.mark.parametrize(("lines", "code"), [(None, "no-run"), ([STEP], "no-epoch"), ([], "no-epoch")])
+def test_nothing_to_draw(tmp_path, lines, code):
+    if lines is not None:
+        write(tmp_path, lines)
+    with pytest.raises(InputError) as caught:
+        save_curves(tmp_path, tmp_path / "curves.png")
+    assert caught.value.code == code
+    assert not (tmp_path / "curves.png").exists()
