@@ -29,7 +29,9 @@ def test_a_panel_for_each_thing_recorded(tmp_path):
         if substitute:
             (run / "substitute").mkdir()
             for epoch in (1, 2, 10):
-                np.save(run / "substitute" / f"epoch-{epoch:05d}.npy", np.random.default_rng(0).random((4, 6, 5)))
+                np.save(
+                    run / "substitute" / f"epoch-{epoch:05d}.npy", np.random.default_rng(0).random((4, 6, 5))
+                )
         widths.append(width(save_curves(run, tmp_path / "curves.png")))
     assert widths == [630, 1260, 1890]
 
