@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
 
+from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 
@@ -16,9 +17,9 @@ def benchmark(
     cases: Path,
     output: Path,
     bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
-    split: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
-    scheme: Literal["brats2021", "brats2023", "msd"] = "brats2023",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    split: OptionalPath = None,
+    scheme: Scheme = "brats2023",
+    device: Device = "auto",
 ) -> None:
     """Measure models on every case of a folder from every subset of its sequences: Dice and HD95 of every region.
 

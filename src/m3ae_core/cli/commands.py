@@ -7,20 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.training import curves, finetune, pretrain
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
-
-OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
-OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
-Device = Literal["auto", "cpu", "cuda"]
-Scheme = Literal["brats2021", "brats2023", "msd"]
 
 
 def predict(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from m3ae_core.cli.arguments import OptionalFolder
 from m3ae_core.errors import printable
 
-OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 ProtocolName = Literal["brats2018-rfnet3", "brats2020"]
 
 

@@ -6,8 +6,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
+from m3ae_core.cli.arguments import OptionalFolder, OptionalPath, Scheme
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 from m3ae_core.hardware import Hardware
@@ -16,9 +17,6 @@ from m3ae_core.modalities import ModalitySet
 if TYPE_CHECKING:
     from m3ae_core.config import ModelConfig, StageConfig
 
-OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
-Scheme = Literal["brats2021", "brats2023", "msd"]
 HardwareOptions = Annotated[Hardware, OmitArgPrefixes]
 HARDWARE = Hardware()
 
