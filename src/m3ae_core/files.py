@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from m3ae_core.errors import OutputError, printable
 
 _TEMPORARY = ".tmp-"
@@ -69,6 +72,16 @@ def write_text(path: Path, text: str) -> Path:
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
+
+    return atomic_write(path, write)
+
+
+def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
+    """Write `array` in numpy's format (.npy) atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:  # np.save given a path may append a suffix
+            np.save(stream, array)
 
     return atomic_write(path, write)
 

@@ -76,8 +76,8 @@ def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder:
     image_file, regions_file = folder / f"{key}-image.npy", folder / f"{key}-regions.npy"
     if not (image_file.exists() and regions_file.exists()):
         image, regions = _prepare(case, model, scheme)
-        files.atomic_write(image_file, lambda path: _save(path, image))
-        files.atomic_write(regions_file, lambda path: _save(path, regions))
+        files.write_array(image_file, image)
+        files.write_array(regions_file, regions)
     image = np.load(image_file, mmap_mode="r")
     return CachedCase(case.name, image_file, regions_file, brain_box(np.asarray(image.any(axis=0))))
 
@@ -193,8 +193,3 @@ def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme) -> str:
     for path in (*(case.images[name] for name in model.modalities), case.labels):
         digest.update(files.sha256(path).encode() if path else b"")
     return digest.hexdigest()[:24]
-
-
-def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with path.open("wb") as stream:  # np.save given a path would append a suffix
-        np.save(stream, array)

@@ -11,9 +11,7 @@ import numpy as np
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
 from m3ae_core.report.canvas import new_figure
-
-#: What :mod:`m3ae_core.training.record` writes.
-LOG, SUBSTITUTE = "log.jsonl", "substitute"
+from m3ae_core.training.record import LOG, SUBSTITUTE
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ import numpy as np
 from torch import Tensor
 
 from m3ae_core.events import EpochDone, Event, Resumed, StepDone, Validated
-from m3ae_core.files import append_text, atomic_write, write_text
+from m3ae_core.files import append_text, write_array, write_text
 
-LOG, TIMES = "log.jsonl", "times.jsonl"
+LOG, TIMES, SUBSTITUTE = "log.jsonl", "times.jsonl", "substitute"
 
 
 def recorded(
@@ -43,7 +43,7 @@ def recorded(
                 _append(folder / TIMES, {"epoch": epoch, "seconds": round(seconds, 3)})
                 _plot(board, "epoch", terms, epoch)
                 if substitute is not None:
-                    _snapshot(folder / "substitute", epoch, substitute(), board)
+                    _snapshot(folder / SUBSTITUTE, epoch, substitute(), board)
             case Validated(_, dice, by_subset):
                 _append(folder / LOG, {"epoch": epoch, "dice": dice, "by_subset": by_subset})
                 _plot(board, "dice", dice, epoch)
@@ -74,12 +74,7 @@ def _snapshot(folder: Path, epoch: int, image: Tensor, board: Any) -> None:
         return
     middle = image[:, image.shape[1] // 2].detach().float().cpu().numpy()
     folder.mkdir(exist_ok=True)
-
-    def save(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.save(stream, middle)
-
-    atomic_write(folder / f"epoch-{epoch:05d}.npy", save)
+    write_array(folder / f"epoch-{epoch:05d}.npy", middle)
     if board is not None:
         board.add_image("substitute", np.hstack(list(np.clip(middle, 0, 1))), epoch, dataformats="HW")
 
