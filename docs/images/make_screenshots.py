@@ -50,7 +50,7 @@ def shoot(viewer: napari.Viewer, path: Path) -> None:
 def segmented(viewer: napari.Viewer) -> None:
     """Open the sample case and segment it from FLAIR and T2 alone."""
     viewer.open_sample("napari-m3ae", "case")
-    _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE: segment")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
     settle()
     for missing in ("T1", "T1c"):
         panel.rows[missing].tick.setChecked(False)

@@ -7,7 +7,6 @@ SHA-256 of the two tensor files; ``weights.safetensors`` the masked autoencoder 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +15,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from m3ae_core import __version__
+from m3ae_core.card import FORMAT, read_card
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError
 from m3ae_core.files import write_json
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import load_state, load_tensors, save_tensors
-
-FORMAT = 1
 
 Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
 
@@ -87,38 +85,6 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
     }
     write_json(folder / "bundle.json", content)
     return folder
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Return the content of a bundle's ``bundle.json``; no weights are read.
-
-    Raises
-    ------
-    BundleError
-        If `folder` is not a bundle, or one of a later format.
-    """
-    path = Path(folder) / "bundle.json"
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BundleError(
-            "This folder is not a model bundle: it has no readable bundle.json.",
-            "Give the folder that `m3ae finetune` or `m3ae import-official` made.",
-            path=folder,
-            code="no-bundle",
-        ) from error
-    except ValueError as error:
-        raise BundleError(
-            "bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BundleError(
-            "bundle.json is not of a format this version knows.",
-            "Update napari-m3ae.",
-            path=folder,
-            code="format",
-        )
-    return content
 
 
 def load_bundle(folder: Path | str) -> Bundle:

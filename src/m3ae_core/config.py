@@ -77,13 +77,16 @@ class NetworkConfig(Frozen):
 
 
 class PreprocessConfig(Frozen):
-    """Intensity standardisation ("Implementation"): clip to percentiles, then min-max to [0, 1].
+    """Intensity standardisation ("Implementation"): clip to percentiles, then scale.
 
-    `foreground` says which voxels the percentiles are taken over: all non-zero ones, or only positive ones.
+    `foreground` says which voxels count: all non-zero ones, or only positive ones. `scale` is ``minmax`` to [0, 1], as
+    in the paper, or ``zscore``: zero mean and unit standard deviation over the foreground, as in nnU-Net. The
+    background is 0 either way.
     """
 
     percentiles: tuple[float, float] = (1.0, 99.0)
     foreground: Literal["nonzero", "positive"] = "nonzero"
+    scale: Literal["minmax", "zscore"] = "minmax"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -1,4 +1,4 @@
-"""The extension point: outside packages add backbones without touching this one.
+"""The extension point: outside packages add backbones and trained models without touching this one.
 
 A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
 
@@ -7,6 +7,10 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     @hook_implementation
     def m3ae_backbones():
         return {"my-net": build}      # build(in_channels: int, config: NetworkConfig) -> torch.nn.Module
+
+    @hook_implementation
+    def m3ae_models():
+        return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
 
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.model.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
@@ -37,6 +42,10 @@ class Specification:
     def m3ae_backbones(self) -> dict[str, BackboneFactory]:  # type: ignore[empty-body]
         """Return backbone factories by name."""
 
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
+        """Return folders of trained bundles by name."""
+
 
 @cache
 def plugin_manager() -> PluginManager:
@@ -55,19 +64,33 @@ def backbones() -> dict[str, BackboneFactory]:
     ConfigError
         If two plugins register the same name.
     """
-    found: dict[str, BackboneFactory] = {}
+    return _collected("m3ae_backbones", "backbone")
+
+
+def models() -> dict[str, Path]:
+    """Return the folder of every registered model by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return {name: Path(folder) for name, folder in _collected("m3ae_models", "model").items()}
+
+
+def _collected(hook: str, kind: str) -> dict[str, Any]:
+    """Return what all plugins answer to a hook that returns dictionaries, as one dictionary."""
+    found: dict[str, Any] = {}
     owners: dict[str, str] = {}
-    answer = plugin_manager().hook.m3ae_backbones.call_with_result_obj()
+    answer = getattr(plugin_manager().hook, hook).call_with_result_obj()
     for offered, plugin in zip(answer.result, answer.implementation, strict=True):
         if not isinstance(offered, dict):
             # To make such an error is to report it.
-            PluginError(
-                f"m3ae_backbones() returns {offered!r}, not a dictionary.", plugin_name=plugin.plugin_name
-            )
+            PluginError(f"{hook}() returns {offered!r}, not a dictionary.", plugin_name=plugin.plugin_name)
             continue
         if repeated := sorted(found.keys() & offered.keys()):
             raise ConfigError(
-                f"Both {owners[repeated[0]]} and {plugin.plugin_name} register the backbone {repeated[0]!r}.",
+                f"Both {owners[repeated[0]]} and {plugin.plugin_name} register the {kind} {repeated[0]!r}.",
                 "Uninstall one.",
                 code="plugins",
             )

@@ -156,3 +156,13 @@ def decode(
         if region.name in mask:
             labels[mask[region.name]] = scheme.value(tissue)
     return labels
+
+
+def convert(
+    labels: npt.NDArray[np.integer], source: LabelScheme, target: LabelScheme
+) -> npt.NDArray[np.uint8]:
+    """Return a label map of the scheme `source` with the numbers of `target`."""
+    table = np.zeros(max(source.allowed) + 1, np.uint8)
+    for tissue, value in source.values:
+        table[value] = target.value(tissue)
+    return table[labels]

@@ -13,7 +13,7 @@ def open_viewer(labels: Path) -> Viewer:
     viewer = Viewer(title="M3AE demo")
     viewer.open_sample("napari-m3ae", "case")
     viewer.open(labels, plugin="napari-m3ae")
-    viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE: segment")
+    viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
     return viewer
 
 

@@ -18,7 +18,7 @@ from nibabel.orientations import io_orientation
 from m3ae_core.data.case import match_files
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
-from m3ae_core.regions import COLOURS, LabelScheme
+from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -64,9 +64,25 @@ def labels_layer(
     scheme: LabelScheme | None,
     **facts: Any,
 ) -> LayerData:
-    """Return a label map (X, Y, Z) as layer data; a known scheme gives colours and names."""
-    shown, keywords = _shown(labels, affine, name, facts)
+    """Return a label map (X, Y, Z) as layer data; a known scheme gives colours and names, and is noted."""
+    noted = facts if scheme is None else {**facts, "scheme": scheme.name}
+    shown, keywords = _shown(labels, affine, name, noted)
     return shown, {**keywords, "opacity": 0.6, **({} if scheme is None else tissue_style(scheme))}, "labels"
+
+
+def computed(
+    data: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    name: str,
+    kind: Literal["image", "labels"] = "image",
+    **style: Any,
+) -> LayerData:
+    """Return something computed (X, Y, Z) as layer data, marked so that it is never taken for a sequence.
+
+    `style` are napari's keyword arguments for that kind of layer.
+    """
+    shown, keywords = _shown(data, affine, name, {"computed": True})
+    return shown, {**keywords, **style}, kind
 
 
 def tissue_style(scheme: LabelScheme) -> dict[str, Any]:
@@ -108,6 +124,16 @@ def facts(layer: Layer) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def scheme_of(layer: Layer) -> LabelScheme | None:
+    """Return the label scheme noted in a layer's metadata, if any."""
+    return SCHEMES.get(facts(layer).get("scheme", ""))
+
+
+def made_here(layer: Layer) -> bool:
+    """Whether a layer shows something computed (a probability, a reconstruction), which is no sequence of a case."""
+    return bool(facts(layer).get("computed"))
+
+
 def modality_of(layer: Layer) -> str | None:
     """Return the sequence that a layer's metadata or else its name announces, if any."""
     if "modality" in facts(layer):
@@ -126,6 +152,26 @@ def add(viewer: ViewerModel, content: LayerData) -> Any:
 
     layer = Layer.create(*content)
     viewer.add_layer(layer)
+    return layer
+
+
+def show_computed(viewer: ViewerModel, content: LayerData) -> Any:
+    """Show something computed: in the layer of that name which an earlier call made, else in a new one.
+
+    Images go below all labels, which they would hide. Returns the layer.
+    """
+    from napari.layers import Labels
+
+    data, keywords, kind = content
+    for layer in viewer.layers:
+        if layer.name == keywords["name"] and made_here(layer):
+            layer.data, layer.affine, layer.metadata = data, keywords["affine"], keywords["metadata"]
+            return layer
+    layer = add(viewer, content)
+    if kind == "image":
+        lowest = next((i for i, other in enumerate(viewer.layers) if isinstance(other, Labels)), None)
+        if lowest is not None:
+            viewer.layers.move(len(viewer.layers) - 1, lowest)
     return layer
 
 

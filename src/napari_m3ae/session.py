@@ -1,36 +1,52 @@
-"""`Session`: everything the plugin knows about one viewer. It knows napari's layers but no Qt."""
+"""`Session`: what the parts of the plugin share about one viewer. It knows napari's layers but no Qt.
+
+Which layer is which sequence, the model, the one job that may run, and the segmentation on display.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari.utils.notifications import show_error
 from psygnal import Signal
 
+from m3ae_core.card import read_card
 from m3ae_core.data.case import Case, require_same_grid
 from m3ae_core.errors import InputError, M3AEError
 from m3ae_core.events import Progress
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import BRATS, Subset
+from m3ae_core.plugins import models
 from napari_m3ae import layers
-from napari_m3ae.jobs import Runner, ThreadRunner
+from napari_m3ae.jobs import Events, OnEvent, Runner, ThreadRunner
 from napari_m3ae.result import Shown, show
-from napari_m3ae.state import State, used_and_substituted
+from napari_m3ae.state import BUILTIN, Model, State, used_and_substituted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
     from m3ae_core.inference.predictor import Prediction, Predictor
+    from m3ae_core.regions import LabelScheme
 
 logger = logging.getLogger(__name__)
 
 
+class Chosen(NamedTuple):
+    """The chosen sequences as a case, what says where they were read from, and what the model said of them so far."""
+
+    case: Case
+    sources: frozenset[str]
+    known: dict[Subset, Prediction]
+
+
 class Session:
-    """Which layer is which sequence, the running job, and the segmentation on display.
+    """Which layer is which sequence, the model, the running job, and the segmentation on display.
 
     Parameters
     ----------
@@ -39,20 +55,39 @@ class Session:
     runner
         How jobs are run; in a thread unless told otherwise.
     load
-        Returns the predictor. It is called in the job, once, because loading torch takes seconds.
+        Returns the predictor of the bundle in a folder. It is called in a job, once per model, because loading torch
+        takes seconds.
+
+    Attributes
+    ----------
+    changed
+        Emits the new :class:`State` after every change of it.
+    closing
+        Emitted once, when the session lets go of the viewer.
+    shown
+        The segmentation on display, if any.
+    predictions
+        What the model has said of the chosen images so far, by subset, without probabilities; another dictionary
+        takes its place when other images or another model are chosen, so that a late result meets no other's.
     """
 
     changed = Signal(State)
+    closing = Signal()
 
     def __init__(
-        self, viewer: ViewerModel, runner: Runner | None = None, load: Callable[[], Predictor] | None = None
+        self,
+        viewer: ViewerModel,
+        runner: Runner | None = None,
+        load: Callable[[Path], Predictor] | None = None,
     ) -> None:
         self.state = State()
-        self._viewer = viewer
+        self.viewer = viewer
+        self.shown: Shown | None = None
+        self.predictions: dict[Subset, Prediction] = {}
         self._runner = runner or ThreadRunner()
-        self._load = load or builtin_predictor
+        self._load = load or load_predictor
         self._predictor: Predictor | None = None
-        self._shown: Shown | None = None
+        self.use_model(BUILTIN)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
         for layer in viewer.layers:
@@ -65,18 +100,26 @@ class Session:
 
         return tuple(
             layer
-            for layer in self._viewer.layers
-            if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb
+            for layer in self.viewer.layers
+            if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb and not layers.made_here(layer)
         )
 
     @property
-    def suggested_name(self) -> str:
-        """A file name for the segmentation on display.
+    def models(self) -> tuple[Model, ...]:
+        """The models to choose from: the built-in one, and those that other packages register."""
+        return (BUILTIN, *(Model(name, folder) for name, folder in models().items()))
 
-        It holds no word that stands for a sequence or a label map: saved among the images of the case, the file
-        must not be taken for one of them.
+    @property
+    def suggested_name(self) -> str:
+        """A file name for the segmentation on display, as BIDS derivatives are named; empty if there is none.
+
+        The word m3ae in it keeps the file from being taken for a reference when it lies among the images of the case.
         """
-        return "" if self._shown is None else f"{self._shown.case}_m3ae.nii.gz"
+        if self.shown is None:
+            return ""
+        case = self.shown.case
+        subject = case if case.startswith("sub-") else f"sub-{re.sub('[^0-9A-Za-z]', '', case)}"
+        return f"{subject}_desc-m3ae_dseg.nii.gz"
 
     def choose(self, modality: str, layer: Image | None) -> None:
         """Say which layer holds a sequence; None if it is missing."""
@@ -86,42 +129,123 @@ class Session:
         """Say whether a sequence takes part."""
         self._set_slot(modality, ticked=ticked)
 
-    def run(self) -> None:
-        """Segment the chosen sequences."""
-        if not self.state.can_run:
-            return
+    def use_model(self, model: Model) -> None:
+        """Choose the model of the following runs; one whose card cannot be read is refused."""
         try:
-            case, sources = self._case()
+            card = read_card(model.folder)["card"]
         except M3AEError as error:
             show_error(str(error))
             return
-        self._update(phase="running", progress=None)
-        self._runner.start(
-            self._events(case), lambda event: self._on_event(event, case, sources), self._on_end
+        self._predictor = None
+        self.predictions = {}
+        self._update(model=replace(model, card=card), seconds=None)
+
+    def run(self) -> None:
+        """Segment the chosen sequences."""
+        try:
+            chosen = self.chosen()
+        except M3AEError as error:
+            show_error(str(error))
+            return
+        started = time.monotonic()
+
+        def finish(prediction: Prediction) -> None:
+            self.show(prediction, chosen)
+            self._update(seconds=time.monotonic() - started)
+
+        self.start(self.segment(chosen.case), finish)
+
+    def chosen(self) -> Chosen:
+        """Return the chosen sequences as a case, and where they come from.
+
+        Raises
+        ------
+        InputError
+            If none is chosen, one layer is chosen twice, or they do not lie on one grid.
+        """
+        used = {
+            slot.modality: slot.layer for slot in self.state.slots if slot.ticked and slot.layer is not None
+        }
+        if not used:
+            raise InputError("No sequence is chosen.", "Open a case first.", code="no-sequence")
+        names = [layer.name for layer in used.values()]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(
+                f"The layer '{twice.pop()}' is chosen for more than one sequence.",
+                "Choose each layer once; leave a missing sequence empty.",
+                code="duplicate-layer",
+            )
+        volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
+        require_same_grid(volumes)
+        name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
+        return Chosen(
+            Case(name, BRATS, volumes),
+            frozenset(layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()),
+            self.predictions,
         )
 
+    def start(self, events: Events, on_event: OnEvent) -> bool:
+        """Run a job, if none is running: its :class:`Progress` is told in the state, all else goes to `on_event`."""
+        if self.state.phase != "idle":
+            return False
+        self._update(phase="running", progress=None)
+
+        def deliver(event: Any) -> None:
+            if isinstance(event, Progress):
+                self._update(progress=event)
+            else:
+                on_event(event)
+
+        self._runner.start(events, deliver, self._on_end)
+        return True
+
     def cancel(self) -> None:
-        """Stop the run; its result is discarded."""
+        """Stop the running job; what it would still have brought is discarded."""
         if self.state.phase == "running":
             self._update(phase="cancelling")
             self._runner.cancel()
 
-    def save(self, path: Path) -> None:
-        """Write the segmentation on display, as it is now, with its record beside it."""
+    def predictor(self) -> Predictor:
+        """Return the chosen model, loaded now if it is not; to be called within a job."""
+        if self._predictor is None:
+            self._predictor = self._load(self.state.model.folder)
+        return self._predictor
+
+    def segment(self, case: Case) -> Generator[Progress | Prediction, None, None]:
+        """Segment a case with the chosen model: a job."""
+        yield Progress("loading the model", 0, 0)
+        yield from self.predictor().run(case)
+
+    def show(self, prediction: Prediction, chosen: Chosen) -> None:
+        """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
+        chosen.known[prediction.subset] = replace(prediction, probabilities={})
+        self.shown = show(self.viewer, prediction, chosen.case.name, chosen.sources, self.shown)
+        used = used_and_substituted(prediction.subset, "were used", "were substituted")
+        self._update(result=f"{self.shown.layer.name}: {used}", warnings=tuple(prediction.warnings))
+
+    def save(self, path: Path, scheme: LabelScheme | None = None) -> bool:
+        """Write the segmentation on display, as it is now, with its record beside it; say whether that worked.
+
+        `scheme` are the label numbers to write; those on display if left out.
+        """
         from m3ae_core.inference.predictor import save_prediction
 
-        if self._shown is None:
-            return
+        if self.shown is None:
+            return False
         try:
-            save_prediction(self._shown.as_displayed(), path)
+            save_prediction(self.shown.as_displayed(scheme), path)
         except M3AEError as error:
             show_error(str(error))
+            return False
+        self.shown = self.shown.saved()
+        return True
 
     def close(self) -> None:
         """Let go of the viewer, the panel and a running job."""
+        self.closing.emit()
         self.changed.disconnect()
-        self._viewer.layers.events.inserted.disconnect(self._on_inserted)
-        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        self.viewer.layers.events.inserted.disconnect(self._on_inserted)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.cancel()
 
     def _on_inserted(self, event: Any) -> None:
@@ -139,72 +263,41 @@ class Session:
         mine = next(slot for slot in slots if slot.modality == modality)
         if source is not None or mine.layer is None:
             slots = tuple(replace(slot, layer=layer) if slot is mine else slot for slot in slots)
-        self._update(slots=slots)
+        self._set_slots(slots)
 
     def _on_removed(self, event: Any) -> None:
         gone = event.value
-        if self._shown is not None and self._shown.layer == gone:
-            self._shown = None
+        if self.shown is not None and self.shown.layer == gone:
+            self.shown = None
             self._update(result="", warnings=())
-        self._update(slots=tuple(replace(s, layer=None) if s.layer == gone else s for s in self.state.slots))
+        self._set_slots(tuple(replace(s, layer=None) if s.layer == gone else s for s in self.state.slots))
 
     def _set_slot(self, modality: str, **changes: Any) -> None:
         slots = self.state.slots
-        self._update(slots=tuple(replace(s, **changes) if s.modality == modality else s for s in slots))
+        self._set_slots(tuple(replace(s, **changes) if s.modality == modality else s for s in slots))
 
-    def _case(self) -> tuple[Case, frozenset[str]]:
-        """Return the chosen sequences as a case, and where they come from."""
-        used = {
-            slot.modality: slot.layer for slot in self.state.slots if slot.ticked and slot.layer is not None
-        }
-        names = [layer.name for layer in used.values()]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise InputError(
-                f"The layer '{twice.pop()}' is chosen for more than one sequence.",
-                "Choose each layer once; leave a missing sequence empty.",
-                code="duplicate-layer",
-            )
-        volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
-        require_same_grid(volumes)
-        name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
-        return Case(name, BRATS, volumes), frozenset(
-            layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()
-        )
-
-    def _events(self, case: Case) -> Generator[Progress | Prediction, None, None]:
-        yield Progress("loading the model", 0, 0)
-        if self._predictor is None:
-            self._predictor = self._load()
-        yield from self._predictor.run(case)
-
-    def _on_event(self, event: Any, case: Case, sources: frozenset[str]) -> None:
-        if isinstance(event, Progress):
-            self._update(progress=event)
-        else:
-            self._show(event, case, sources)
+    def _set_slots(self, slots: tuple[Any, ...]) -> None:
+        """Fill the slots; with other images, what the model said of the former ones is forgotten."""
+        if any(new.layer is not old.layer for new, old in zip(slots, self.state.slots, strict=True)):
+            self.predictions = {}
+        self._update(slots=slots)
 
     def _on_end(self, error: Exception | None) -> None:
         self._update(phase="idle", progress=None)
         if error is not None:
             show_error(_sentence(error))
 
-    def _show(self, prediction: Prediction, case: Case, sources: frozenset[str]) -> None:
-        self._shown = show(self._viewer, prediction, case.name, sources, self._shown)
-        used = used_and_substituted(prediction.subset, "were used", "were substituted")
-        self._update(result=f"{self._shown.layer.name}: {used}", warnings=tuple(prediction.warnings))
-
     def _update(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
         self.changed.emit(self.state)
 
 
-def builtin_predictor() -> Predictor:
-    """Return a predictor with the model that is shipped with the package."""
+def load_predictor(folder: Path) -> Predictor:
+    """Return a predictor with the model in `folder`."""
     from m3ae_core.bundle import load_bundle
-    from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.inference.predictor import Predictor
 
-    return Predictor(load_bundle(builtin_bundle()))
+    return Predictor(load_bundle(folder))
 
 
 def _sentence(error: Exception) -> str:

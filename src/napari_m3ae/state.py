@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from m3ae_core.card import reliability_words
+from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, Subset
 
@@ -28,13 +31,28 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model to choose: its name, the folder of its bundle, and its card once that was read."""
+
+    name: str
+    folder: Path
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+BUILTIN = Model("built-in", builtin_bundle())
+
+
+@dataclass(frozen=True)
 class State:
     """A snapshot of a session.
 
-    `result` says what the segmentation on display was made from, or is empty; `warnings` belong to it.
+    `result` says what the segmentation on display was made from, or is empty; `warnings` belong to it. `seconds` is
+    how long the last run with this model took, None before the first.
     """
 
     slots: tuple[Slot, ...] = tuple(Slot(modality) for modality in BRATS.names)
+    model: Model = BUILTIN
+    seconds: float | None = None
     phase: Literal["idle", "running", "cancelling"] = "idle"
     progress: Progress | None = None
     result: str = ""
@@ -49,6 +67,11 @@ class State:
     def can_run(self) -> bool:
         """Whether a run can be started."""
         return self.phase == "idle" and bool(self.subset.present)
+
+    @property
+    def reliability(self) -> tuple[str, ...]:
+        """In words, what was measured of the model with the sequences that will be used."""
+        return reliability_words(self.model.card, self.subset) if self.subset.present else ()
 
     @property
     def plan(self) -> str:

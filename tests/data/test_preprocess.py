@@ -116,6 +116,23 @@ def test_the_volume_is_not_changed() -> None:
     np.testing.assert_array_equal(data, before)
 
 
+def test_zscore_clips_first_and_leaves_the_background_at_zero() -> None:
+    data = head()
+    foreground = data != 0
+    clipped = rule(data, foreground)[foreground]
+    expected = np.zeros(data.shape)
+    expected[foreground] = (clipped - clipped.mean()) / clipped.std()
+    config = PreprocessConfig(scale="zscore")
+    np.testing.assert_allclose(normalise(Volume(data, AFFINE), config), expected, atol=1e-5)
+
+
+def test_zscore_does_not_depend_on_the_scanners_scale_or_offset() -> None:
+    data = head()
+    other = np.where(data != 0, 3 * data + 5000, 0).astype(np.float32)
+    first, second = (normalise(Volume(d, AFFINE), PreprocessConfig(scale="zscore")) for d in (data, other))
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("value", "config"), [(5, NONZERO), (0, NONZERO), (0, POSITIVE), (-3, POSITIVE)], ids=str
 )

@@ -10,6 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.utils.notifications import notification_manager
 
+from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.case import find_case
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
@@ -35,7 +36,7 @@ def viewer() -> ViewerModel:
 
 @pytest.fixture
 def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda: predictor)
+    return Session(viewer, InlineRunner(), lambda _: predictor)
 
 
 @pytest.fixture
@@ -189,12 +190,12 @@ def test_rerun_spares_an_edited_layer(session, case, viewer):
 
 def test_model_is_loaded_once(viewer, files, predictor):
     loads = []
-    session = Session(viewer, InlineRunner(), lambda: loads.append(1) or predictor)
+    session = Session(viewer, InlineRunner(), lambda folder: loads.append(folder) or predictor)
     open_case(viewer, files)
     assert not loads
     session.run()
     session.run()
-    assert loads == [1]
+    assert loads == [builtin_bundle()]
 
 
 def test_result_never_goes_into_the_layer_of_another_case(session, case, viewer, tmp_path):
@@ -296,7 +297,7 @@ def test_edited_result_is_saved_as_edited(session, case, viewer, tmp_path):
     (record,) = tmp_path.glob("out*.json")
     content = json.loads(record.read_text())
     assert content["made_by"] == {"edited": True, "edited_voxels": 1}
-    assert "volumes_ml" not in content["labels"]
+    assert content["labels"]["volumes_ml"]["enhancing tumour"] == pytest.approx(17 * 0.064)
 
 
 def test_label_that_is_no_tissue_is_not_saved(session, case, viewer, tmp_path, told):

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def panel(make_napari_viewer_proxy, monkeypatch, predictor, files):
     """The panel as napari opens it, over a small sample case and a fake predictor."""
-    monkeypatch.setattr("napari_m3ae.session.builtin_predictor", lambda: predictor)
+    monkeypatch.setattr("napari_m3ae.session.load_predictor", lambda _: predictor)
     monkeypatch.setattr("napari_m3ae._sample_data.builtin_case", lambda: files)
     viewer = make_napari_viewer_proxy()
     viewer.open_sample("napari-m3ae", "case")
-    _, widget = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE: segment")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
     widget.viewer = viewer
     return widget
 
@@ -37,25 +37,25 @@ def finished(panel, qtbot) -> None:
 def test_from_sample_to_saved_file(panel, qtbot, monkeypatch, tmp_path, files):
     viewer = panel.viewer
     assert [str(axis) for axis in viewer.scene.camera.orientation] == ["towards", "up", "left"]
-    assert panel.rows["FLAIR"].layer.value == viewer.layers["FLAIR · patient"]
-    panel.rows["T1"].tick.click()
-    panel.rows["T1c"].tick.click()
-    assert panel.plan.text().startswith("FLAIR and T2 will be used. T1 and T1c will be substituted")
-    panel.run_button.click()
-    assert not panel.run_button.isEnabled()
+    assert panel.segment.rows["FLAIR"].layer.value == viewer.layers["FLAIR · patient"]
+    panel.segment.rows["T1"].tick.click()
+    panel.segment.rows["T1c"].tick.click()
+    assert panel.segment.plan.text().startswith("FLAIR and T2 will be used. T1 and T1c will be substituted")
+    panel.segment.run_button.click()
+    assert not panel.segment.run_button.isEnabled()
     finished(panel, qtbot)
 
     layer = viewer.layers["M3AE segmentation [FLAIR+T2]"]
     assert layer.data.dtype == np.uint8
     assert np.count_nonzero(layer.data) == 3 * 2 * 4
-    assert "FLAIR and T2 were used. T1 and T1c were substituted" in panel.result.text()
-    assert "⚠ T1c is missing" in panel.result.text()
+    assert "FLAIR and T2 were used. T1 and T1c were substituted" in panel.banner.text()
+    assert "⚠ T1c is missing" in panel.banner.text()
 
     path = tmp_path / "saved.nii.gz"
     monkeypatch.setattr(
         "napari_m3ae.widgets.segment.QFileDialog.getSaveFileName", lambda *_: (str(path), "NIfTI (*.nii.gz)")
     )
-    panel.save_button.click()
+    panel.segment.save_button.click()
     saved, reference = read_labels(path), read_labels(files.labels)
     np.testing.assert_array_equal(saved.data.transpose(2, 1, 0), layer.data)
     np.testing.assert_array_equal(saved.affine, reference.affine)
@@ -68,13 +68,13 @@ def test_from_sample_to_saved_file(panel, qtbot, monkeypatch, tmp_path, files):
 
 
 def test_choosers_follow_the_layers(panel):
-    viewer, chooser = panel.viewer, panel.rows["T1"].layer
+    viewer, chooser = panel.viewer, panel.segment.rows["T1"].layer
     viewer.layers["T1 · patient"].name = "before treatment"
     assert chooser.current_choice == "before treatment"
     chooser.value = None
-    assert panel.plan.text().startswith("FLAIR, T1c and T2 will be used. T1 will be")
+    assert panel.segment.plan.text().startswith("FLAIR, T1c and T2 will be used. T1 will be")
     viewer.layers.remove("FLAIR · patient")
-    assert panel.rows["FLAIR"].layer.current_choice == "missing"
+    assert panel.segment.rows["FLAIR"].layer.current_choice == "missing"
     assert "FLAIR · patient" not in chooser.choices
 
 
@@ -95,21 +95,21 @@ def held(predictor):
 
 def test_cancel_stops_a_running_thread_and_discards_its_result(held, panel, qtbot):
     reached, go_on = held
-    panel.run_button.click()
+    panel.segment.run_button.click()
     qtbot.waitUntil(reached.is_set, timeout=10_000)
     panel.cancel_button.click()
     assert panel.session.state.phase == "cancelling"
-    assert not panel.run_button.isEnabled()
+    assert not panel.segment.run_button.isEnabled()
     go_on.set()
     finished(panel, qtbot)
     assert not [layer for layer in panel.viewer.layers if layer.name.startswith("M3AE")]
-    assert panel.run_button.isEnabled()
+    assert panel.segment.run_button.isEnabled()
 
 
 def test_closed_panel_stops_its_session(held, panel, qtbot):
     reached, go_on = held
     session = panel.session
-    panel.run_button.click()
+    panel.segment.run_button.click()
     qtbot.waitUntil(reached.is_set, timeout=10_000)
     panel.deleteLater()
     qtbot.waitUntil(lambda: session.state.phase == "cancelling", timeout=10_000)
@@ -136,8 +136,8 @@ def test_runtime_error_in_the_thread_reaches_the_user(qtbot):
 def test_panel_opens_without_torch():
     code = (
         "import sys; from qtpy.QtWidgets import QApplication; app = QApplication([])\n"
-        "from napari.components import ViewerModel; from napari_m3ae.widgets.segment import SegmentWidget\n"
-        "SegmentWidget(ViewerModel())\n"
+        "from napari.components import ViewerModel; from napari_m3ae.widgets.panel import Panel\n"
+        "Panel(ViewerModel())\n"
         "print('torch' in sys.modules, 'monai' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src")

@@ -149,7 +149,7 @@ def info(bundle: Positional[OptionalFolder] = None) -> None:
     Args:
         bundle: The model's folder; the built-in model if left out.
     """
-    from m3ae_core.bundle import read_card
+    from m3ae_core.card import read_card
     from m3ae_core.data.builtin import builtin_bundle
 
     content = read_card(bundle or builtin_bundle())

@@ -25,7 +25,7 @@ class StandardCase:
     Attributes
     ----------
     image
-        (N, D, H, W) float32 in [0, 1]; missing modalities are zero.
+        (N, D, H, W) float32, as :func:`normalise` scales it; missing modalities are zero.
     subset
         Which modalities are present.
     grid
@@ -78,7 +78,9 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
 
 
 def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
-    """Clip to the percentiles of the foreground and scale them to [0, 1]; the background stays 0.
+    """Clip to the percentiles of the foreground and scale; the background stays 0.
+
+    The percentiles become 0 and 1, or with the rule ``zscore`` the foreground gets zero mean and unit variance.
 
     The brain is where a skull-stripped image is not zero: released volumes hold negative voxels inside the brain.
     The rule ``positive`` counts positive voxels only, as the released code does.
@@ -100,6 +102,9 @@ def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
             code="no-contrast",
         )
     scaled = np.clip((data - np.float32(low)) / np.float32(high - low), 0, 1)
+    if config.scale == "zscore":
+        clipped = scaled[foreground]
+        scaled = (scaled - clipped.mean()) / clipped.std()
     scaled[~foreground] = 0
     return np.asarray(scaled, np.float32)
 

@@ -17,6 +17,7 @@ from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case
 from m3ae_core.data.preprocess import StandardCase
+from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import LabelScheme
 
 NOTICE = "Research use only. Not a medical device. Check every result."
@@ -56,7 +57,7 @@ def describe(
         "labels": {
             "scheme": scheme.name,
             "values": dict(scheme.values),
-            "volumes_ml": _volumes_ml(labels, scheme, case.affine),
+            "volumes_ml": tissue_volumes(labels, scheme, case.affine),
         },
         "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
         "device": {"name": str(device), "threads": torch.get_num_threads(), "fallbacks": list(fallbacks)},
@@ -82,13 +83,6 @@ def find_warnings(standard: StandardCase) -> tuple[str, ...]:
         share = 100 * (1 - placement.inside)
         found.append(f"{share:.0f} % of the box around the brain lies outside the model's field of view.")
     return tuple(found)
-
-
-def _volumes_ml(
-    labels: npt.NDArray[np.uint8], scheme: LabelScheme, affine: npt.NDArray[np.float64]
-) -> dict[str, float]:
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    return {tissue: round(np.count_nonzero(labels == value) * voxel_ml, 3) for tissue, value in scheme.values}
 
 
 def _voxel_hash(data: npt.NDArray[np.generic]) -> str:

@@ -56,12 +56,12 @@ def save_figure(
     names = bundle.config.modalities
     for channel, (axis, name) in enumerate(zip(figure.axes, names, strict=False)):
         if name in standard.subset:
-            _draw(axis, standard.image[channel, level], (0, 1), name)
+            _draw(axis, _on_black(standard.image[channel])[level], (0, 1), name)
         else:
             image = bundle.substitute[channel].numpy()
             title = f"{name}: missing\nsubstitute (learned)"
             _draw(axis, image[level], np.percentile(image, (1, 99)).tolist(), title, "orange")
-    ground = standard.image[names.index(standard.subset.present[0]), level]
+    ground = _on_black(standard.image[names.index(standard.subset.present[0])])[level]
     for axis, (title, overlay) in zip(figure.axes[len(names) :], overlays.items(), strict=True):
         _draw(axis, ground, (0, 1), title)
         axis.imshow(overlay[level])
@@ -89,6 +89,14 @@ def _draw(axis: Any, image: FloatArray, limits: Sequence[float], title: str, col
     axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
     axis.set_title(title, color=colour, fontsize=9)
     axis.set_axis_off()
+
+
+def _on_black(image: FloatArray) -> FloatArray:
+    """Return an image (D, H, W) for display: the brain's values in [0, 1], whatever their scale; all else 0."""
+    brain = image != 0
+    low, high = (image[brain].min(), image[brain].max()) if brain.any() else (0, 1)
+    shown: FloatArray = np.where(brain, (image - low) / max(high - low, 1e-6), 0)
+    return shown
 
 
 def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid) -> FloatArray:

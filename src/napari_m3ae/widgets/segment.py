@@ -1,66 +1,64 @@
-"""The panel "M3AE: segment": choose the sequences, run, save."""
+"""The part "Segment" of the panel: choose sequences and model, see how reliable that is, run, save."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from magicgui.widgets import ComboBox
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
-from m3ae_core.regions import COLOURS
+from m3ae_core.errors import printable
+from m3ae_core.regions import COLOURS, SCHEMES
+from napari_m3ae.result import show_probabilities
 from napari_m3ae.session import Session
+from napari_m3ae.state import Model
+from napari_m3ae.widgets.parts import button, text
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
-
     from napari_m3ae.state import Slot, State
 
-DISCLAIMER = "Research use only. Not a medical device."
+#: What of a model's card its tooltip shows.
+CARD = ("name", "data", "licence", "intended_use")
 LEGEND = "<br>".join(f'<span style="color: {colour}">■</span> {tissue}' for tissue, colour in COLOURS.items())
-#: Room for the names of the layers, in pixels.
-WIDTH = 330
 
 
-class SegmentWidget(QWidget):
-    """Shows a :class:`~napari_m3ae.session.Session` and passes on what the user does."""
+class SegmentPart(QWidget):
+    """Shows the sequences, the model and the result of a session, and passes on what the user does."""
 
-    def __init__(self, napari_viewer: ViewerModel, session: Session | None = None) -> None:
+    title = "Segment"
+
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self.session = session or Session(napari_viewer)
-        self.rows = {slot.modality: _Row(self.session, slot.modality) for slot in self.session.state.slots}
-        self.plan = _text("What a run will use and what it will substitute.")
-        self.run_button = QPushButton("Run")
-        self.run_button.setToolTip("Segment the tumour from the ticked sequences.")
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop the run and discard it.")
-        self.progress = QProgressBar()
-        self.result = _text("What the segmentation on display was made from.")
-        self.legend = _text("What the colours stand for.", LEGEND)
-        self.save_button = QPushButton("Save segmentation…")
-        self.save_button.setToolTip("Write a NIfTI label map on the case's grid, and a record beside it.")
+        self.session = session
+        self.rows = {slot.modality: _Row(session, slot.modality) for slot in session.state.slots}
+        self.models = _ModelChooser(session)
+        self.plan = text("What a run will use and what it will substitute.")
+        self.reliability = text("Measured on the model's validation cases with exactly these sequences.")
+        self.run_button = button("Run (Ctrl+R)", "Segment the tumour from the ticked sequences.", session.run)
+        self.legend = text("What the colours stand for.", LEGEND)
+        self.probabilities = button(
+            "Show probabilities", "How probable each region is, as hidden layers.", self._show_probabilities
+        )
+        self.scheme = QComboBox()
+        self.scheme.addItems(list(SCHEMES))
+        self.scheme.setCurrentText("brats2023")
+        self.scheme.setToolTip("Label numbers in the saved file; necrotic core / oedema / enhancing tumour.")
+        self.save_button = button(
+            "Save… (Ctrl+Shift+S)",
+            "Write a NIfTI label map on the case's grid, and a record beside it.",
+            self.save,
+        )
         self._lay_out()
-        self.run_button.clicked.connect(lambda: self.session.run())
-        self.cancel_button.clicked.connect(lambda: self.session.cancel())
-        self.save_button.clicked.connect(lambda: self._save())
-        self.session.changed.connect(self._render)
-        self.destroyed.connect(self.session.close)
-        self._render(self.session.state)
-
-    def reset_choices(self, *_: Any) -> None:
-        """Offer the present layers under their present names (napari calls this when they change)."""
-        self._render(self.session.state)
 
     def _lay_out(self) -> None:
         grid = QGridLayout()
@@ -70,48 +68,74 @@ class SegmentWidget(QWidget):
         for index, row in enumerate(self.rows.values(), start=1):
             grid.addWidget(row.tick, index, 0)
             grid.addWidget(row.layer.native, index, 1)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        self.setMinimumWidth(WIDTH)
+        grid.addWidget(QLabel("Model"), len(self.rows) + 1, 0)
+        grid.addWidget(self.models, len(self.rows) + 1, 1)
+        saving = QHBoxLayout()
+        saving.addWidget(QLabel("Numbers"))
+        saving.addWidget(self.scheme, 1)
+        saving.addWidget(self.save_button, 2)
         column = QVBoxLayout(self)
         column.addLayout(grid)
-        column.addWidget(self.plan)
-        column.addLayout(buttons)
-        column.addWidget(self.progress)
-        column.addWidget(self.result)
-        column.addWidget(self.legend)
-        column.addWidget(self.save_button)
-        column.addWidget(_text("", DISCLAIMER))
+        for widget in (self.plan, self.reliability, self.run_button, self.legend, self.probabilities):
+            column.addWidget(widget)
+        column.addLayout(saving)
+        column.addStretch()
 
-    def _render(self, state: State) -> None:
+    def render(self, state: State) -> None:  # type: ignore[override]
+        """Show a state of the session."""
         for slot in state.slots:
             self.rows[slot.modality].render(slot)
-        self.plan.setText(state.plan)
+        self.models.render(state.model)
+        estimate = "" if state.seconds is None else f" It will take about {max(1, round(state.seconds))} s."
+        self.plan.setText(state.plan + estimate)
+        self.reliability.setText("\n".join(state.reliability))
         self.run_button.setEnabled(state.can_run)
-        self.cancel_button.setEnabled(state.phase == "running")
-        self._render_progress(state)
-        self.result.setText("\n".join([state.result, *(f"⚠ {warning}" for warning in state.warnings)]))
-        for widget in (self.result, self.legend, self.save_button):
+        for widget in (self.legend, self.probabilities, self.scheme, self.save_button):
             widget.setVisible(bool(state.result))
 
-    def _render_progress(self, state: State) -> None:
-        self.progress.setVisible(state.phase != "idle")
-        done, total, what = 0, 0, "starting"
-        if state.progress is not None:
-            done, total, what = state.progress.done, state.progress.total, state.progress.what
-        self.progress.setRange(0, total)
-        self.progress.setValue(done)
-        self.progress.setFormat(
-            "Cancelling…" if state.phase == "cancelling" else f"{what.capitalize()} %v/%m"
-        )
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Ask where to, and save the segmentation on display."""
         path, _ = QFileDialog.getSaveFileName(
             self, "Save the segmentation", self.session.suggested_name, "NIfTI (*.nii.gz)"
         )
         if path:
-            self.session.save(Path(path))
+            self.session.save(Path(path), SCHEMES[self.scheme.currentText()])
+
+    def _show_probabilities(self) -> None:
+        if self.session.shown is not None:
+            show_probabilities(self.session.viewer, self.session.shown.prediction)
+
+
+class _ModelChooser(QComboBox):
+    """The models to choose from; the last entry asks for a folder."""
+
+    FOLDER = "a folder…"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.offered = list(session.models)
+        self.activated.connect(self._choose)
+
+    def render(self, model: Model) -> None:  # type: ignore[override]
+        """Show the chosen model, with its card as tooltip."""
+        if model.folder not in [offered.folder for offered in self.offered]:
+            self.offered.append(model)
+        self.blockSignals(True)
+        self.clear()
+        self.addItems([offered.name for offered in self.offered] + [self.FOLDER])
+        self.setCurrentIndex([offered.folder for offered in self.offered].index(model.folder))
+        self.blockSignals(False)
+        shown = [f"{key}: {model.card[key]}" for key in CARD if key in model.card]
+        self.setToolTip("\n".join([printable(model.folder), *shown]))
+
+    def _choose(self, index: int) -> None:
+        if index < len(self.offered):
+            self.session.use_model(self.offered[index])
+            return
+        if folder := QFileDialog.getExistingDirectory(self, "The folder of a model (it holds bundle.json)"):
+            self.session.use_model(Model(Path(folder).name, Path(folder)))
+        self.render(self.session.state.model)
 
 
 class _LayerChooser(ComboBox):
@@ -138,11 +162,3 @@ class _Row:
         with self.layer.changed.blocked():
             self.layer.reset_choices()
             self.layer.value = slot.layer
-
-
-def _text(tooltip: str, text: str = "") -> QLabel:
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setToolTip(tooltip)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label

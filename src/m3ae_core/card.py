@@ -1,0 +1,70 @@
+"""A model's card, ``bundle.json``, and what was measured of the model in a reader's words. No torch is imported here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from m3ae_core.errors import BundleError
+from m3ae_core.modalities import Subset
+
+FORMAT = 1
+
+#: Least median Dice for each word, best first; below the last a region is called unreliable.
+GRADES = ((0.8, "good"), (0.6, "fair"), (0.4, "poor"))
+REGION_WORDS = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the content of a bundle's ``bundle.json``; no weights are read.
+
+    Raises
+    ------
+    BundleError
+        If `folder` is not a bundle, or one of a later format.
+    """
+    path = Path(folder) / "bundle.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BundleError(
+            "This folder is not a model bundle: it has no readable bundle.json.",
+            "Give the folder that `m3ae finetune` or `m3ae import-official` made.",
+            path=folder,
+            code="no-bundle",
+        ) from error
+    except ValueError as error:
+        raise BundleError(
+            "bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(
+            "bundle.json is not of a format this version knows.",
+            "Update napari-m3ae.",
+            path=folder,
+            code="format",
+        )
+    return content
+
+
+def grade(median_dice: float) -> str:
+    """Return one word for a median Dice: good, fair, poor or unreliable."""
+    return next((word for least, word in GRADES if median_dice >= least), "unreliable")
+
+
+def reliability_words(card: dict[str, Any], subset: Subset) -> tuple[str, ...]:
+    """Say how reliable a model is with the sequences of `subset`: one sentence a region.
+
+    `card` is the ``card`` of a bundle. The figures are those of its validation cases; where nothing was measured, that
+    is said.
+    """
+    measured = card.get("reliability", {}).get(str(subset))
+    if not measured:
+        return ("How reliable this model is with these sequences was not measured.",)
+    given = f"without {' and '.join(subset.missing)}" if subset.missing else "with all sequences"
+    return tuple(
+        f"{REGION_WORDS.get(region, region)} {given}: {grade(m['median'])} (Dice {m['median']:.2f}, half of the "
+        f"{m['n']} validation cases between {m['q1']:.2f} and {m['q3']:.2f})."
+        for region, m in measured.items()
+    )

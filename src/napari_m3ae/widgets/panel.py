@@ -1,0 +1,73 @@
+"""The panel "M3AE": one tab a part, and what concerns all of them above and below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QTabWidget, QVBoxLayout, QWidget
+
+from napari_m3ae.session import Session
+from napari_m3ae.widgets.parts import button, scrollable, text
+from napari_m3ae.widgets.segment import SegmentPart
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_m3ae.state import State
+
+DISCLAIMER = "Research use only. Not a medical device."
+#: Room for the names of the layers, in pixels.
+WIDTH = 380
+
+
+class Panel(QWidget):
+    """Shows a :class:`~napari_m3ae.session.Session` in tabs and passes on what the user does."""
+
+    def __init__(self, napari_viewer: ViewerModel, session: Session | None = None) -> None:
+        super().__init__()
+        self.session = session or Session(napari_viewer)
+        self.segment = SegmentPart(self.session)
+        self.parts = (self.segment,)
+        self.banner = text("What the segmentation on display was made from.")
+        self.banner.setStyleSheet("border: 1px solid palette(mid); padding: 4px;")
+        self.progress = QProgressBar()
+        self.cancel_button = button("Cancel", "Stop the job and discard it.", self.session.cancel)
+        self._lay_out()
+        self.session.changed.connect(self._render)
+        self.destroyed.connect(self.session.close)
+        self._render(self.session.state)
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the present layers under their present names (napari calls this when they change)."""
+        self._render(self.session.state)
+
+    def _lay_out(self) -> None:
+        self.setMinimumWidth(WIDTH)
+        self.tabs = QTabWidget()
+        for part in self.parts:
+            self.tabs.addTab(scrollable(part), part.title)
+        job = QHBoxLayout()
+        job.addWidget(self.progress, 1)
+        job.addWidget(self.cancel_button)
+        column = QVBoxLayout(self)
+        column.addWidget(self.banner)
+        column.addWidget(self.tabs, 1)
+        column.addLayout(job)
+        column.addWidget(text("", DISCLAIMER))
+
+    def _render(self, state: State) -> None:
+        for part in self.parts:
+            part.render(state)
+        self.banner.setText("\n".join([state.result, *(f"⚠ {warning}" for warning in state.warnings)]))
+        self.banner.setVisible(bool(state.result))
+        self.cancel_button.setVisible(state.phase != "idle")
+        self.cancel_button.setEnabled(state.phase == "running")
+        self.progress.setVisible(state.phase != "idle")
+        done, total, what = 0, 0, "starting"
+        if state.progress is not None:
+            done, total, what = state.progress.done, state.progress.total, state.progress.what
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.progress.setFormat(
+            "Cancelling…" if state.phase == "cancelling" else f"{what.capitalize()} %v/%m"
+        )

@@ -1,0 +1,84 @@
+"""Small pieces that the parts of the panel are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+
+def text(tooltip: str, content: str = "") -> QLabel:
+    """Return a label that wraps and whose text can be copied."""
+    label = QLabel(content)
+    label.setWordWrap(True)
+    label.setToolTip(tooltip)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+def button(title: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:
+    """Return a button that calls `clicked` without arguments."""
+    made = QPushButton(title)
+    made.setToolTip(tooltip)
+    made.clicked.connect(lambda: clicked())
+    return made
+
+
+def scrollable(widget: QWidget) -> QScrollArea:
+    """Return `widget` in an area that scrolls where the window is too low for it."""
+    area = QScrollArea()
+    area.setWidget(widget)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area
+
+
+class Table(QTableWidget):
+    """A small table to read and to copy, as high as its rows.
+
+    Parameters
+    ----------
+    header
+        The titles of the columns.
+    tooltip
+        What the table shows.
+    """
+
+    def __init__(self, header: Sequence[str], tooltip: str) -> None:
+        super().__init__(0, len(header))
+        self.header = tuple(header)
+        self.rows: list[tuple[str, ...]] = []
+        self.setToolTip(tooltip)
+        self.setHorizontalHeaderLabels(list(header))
+        self.verticalHeader().hide()
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.horizontalHeader().setStretchLastSection(True)
+        self.fill([])
+
+    def fill(self, rows: Sequence[Sequence[str]]) -> None:
+        """Show `rows` instead of what was there."""
+        self.rows = [tuple(row) for row in rows]
+        self.setRowCount(len(self.rows))
+        for i, row in enumerate(self.rows):
+            for j, cell in enumerate(row):
+                self.setItem(i, j, QTableWidgetItem(cell))
+        self.resizeColumnsToContents()
+        height = self.horizontalHeader().sizeHint().height() + 4
+        self.setFixedHeight(height + sum(self.rowHeight(i) for i in range(len(self.rows))))
+
+    @property
+    def as_text(self) -> str:
+        """The table with tabs between its cells, for the clipboard and a spreadsheet."""
+        return "\n".join("\t".join(row) for row in (self.header, *self.rows))
