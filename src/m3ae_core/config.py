@@ -103,12 +103,14 @@ class InferenceConfig(Frozen):
     ``template`` for one pass over the whole template (normalisation statistics depend on the extent, so a model is
     best applied to the extent it was trained on). `substitute_origin` is
     ``template`` (the location-corresponding content, as the paper says) or ``window`` (the released evaluation,
-    which reads the substitute at each window's own coordinates).
+    which reads the substitute at each window's own coordinates). `mirror` averages the answers to the image and to the
+    image mirrored between left and right, in twice the time.
     """
 
     window: Sides | Literal["brain", "template"] = (128, 128, 128)
     overlap: float = Field(0.5, ge=0, lt=1)
     substitute_origin: Literal["template", "window"] = "template"
+    mirror: bool = False
 
     @model_validator(mode="after")
     def _halvable(self) -> Self:

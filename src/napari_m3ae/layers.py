@@ -87,14 +87,19 @@ def computed(
 
 def tissue_style(scheme: LabelScheme) -> dict[str, Any]:
     """Return the keyword arguments of a labels layer that colour and name the tissues."""
+    return label_style({value: (tissue, COLOURS[tissue]) for tissue, value in scheme.values})
+
+
+def label_style(meaning: Mapping[int, tuple[str, str]]) -> dict[str, Any]:
+    """Return the keyword arguments of a labels layer that name and colour its numbers: number -> (name, colour)."""
     from napari.utils.colormaps import DirectLabelColormap
 
-    colours: dict[int | None, str] = {value: COLOURS[tissue] for tissue, value in scheme.values}
-    # None is every other value: a number that the scheme does not know must strike the eye.
+    colours: dict[int | None, str] = {number: colour for number, (_, colour) in meaning.items()}
+    # None is every other number: one that stands for nothing must strike the eye.
     colormap = DirectLabelColormap(color_dict={None: "magenta", 0: "transparent", **colours})
-    tissues = sorted((value, tissue) for tissue, value in scheme.values)
-    values, names = zip((0, "background"), *tissues, strict=True)
-    return {"colormap": colormap, "features": {"index": values, "name": names}}
+    named = [(0, "background"), *((number, name) for number, (name, _) in sorted(meaning.items()))]
+    numbers, names = zip(*named, strict=True)
+    return {"colormap": colormap, "features": {"index": numbers, "name": names}}
 
 
 def to_volume(layer: Layer) -> Volume:

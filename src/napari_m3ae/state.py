@@ -36,7 +36,7 @@ class Model:
 
     name: str
     folder: Path
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 BUILTIN = Model("built-in", builtin_bundle())

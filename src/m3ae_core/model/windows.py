@@ -58,8 +58,17 @@ def whole_logits(
     depth, height, width = filled.shape[-3:]
     window = (depth, height, width) if isinstance(inference.window, str) else inference.window
     inside = (slice(None), *(slice(b, b + side) for b, side in zip(before, extent.size, strict=True)))
-    for done, total, logits in sliding_logits(network, filled, window, inference.overlap):
+    apply = mirrored(network) if inference.mirror else network
+    for done, total, logits in sliding_logits(apply, filled, window, inference.overlap):
         yield done, total, None if logits is None else logits[inside]
+
+
+def mirrored(network: Network) -> Network:
+    """Return a network that averages the logits of a window and of its image mirrored along W (left and right).
+
+    What is filled in is mirrored too, as in training.
+    """
+    return lambda x: (network(x) + network(x.flip(-1)).flip(-1)) / 2
 
 
 def fill_extent(
