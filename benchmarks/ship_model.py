@@ -3,7 +3,8 @@
     m3ae benchmark --cases VALIDATION_DIR --bundle RUN/bundle --output RESULTS
     python benchmarks/ship_model.py --run RUN --pretrain-run RUN --results RESULTS
 
-The networks and the substitute are copied as training left them; only the card is new.
+The networks and the substitute are copied as training left them; only the card is new. Learning curves of both stages go
+into docs/images.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from m3ae_core.evaluation.conventions import BRATS_LEGACY
 from m3ae_core.evaluation.statistics import reliability, summaries
 from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
+from m3ae_core.report.curves import save_curves
 from m3ae_core.report.tables import markdown, score_table
 from m3ae_core.training.record import TIMES
 
@@ -28,6 +30,7 @@ DATA = (
     "CC BY 4.0. Cite Adewole et al., arXiv:2305.19369."
 )
 CARD = Path(__file__).with_name("model_card.md")
+PICTURES = Path(__file__).parents[1] / "docs/images"
 
 
 def minutes(run: Path) -> tuple[float, int]:
@@ -63,8 +66,11 @@ def main(run: Path, pretrain_run: Path, results: Path) -> None:
         pretrain_epochs=first_epochs,
         finetune_minutes=second,
         finetune_epochs=second_epochs,
+        spread=bundle.substitute.std().item(),
         table=table,
     )
+    save_curves(pretrain_run, PICTURES / "curves-pretrain.png")
+    save_curves(run, PICTURES / "curves-finetune.png")
     write_text(folder / "MODEL_CARD.md", text)
     print(table)
 

@@ -1,4 +1,4 @@
-"""A model's card, ``bundle.json``, and what was measured of the model in a reader's words. No torch is imported here."""
+"""A model's card, ``bundle.json``, and what was measured of it in a reader's words. No torch is imported here."""
 
 from __future__ import annotations
 

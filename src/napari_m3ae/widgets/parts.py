@@ -26,9 +26,10 @@ def text(tooltip: str, content: str = "") -> QLabel:
     return label
 
 
-def button(title: str, tooltip: str, clicked: Callable[[], Any]) -> QPushButton:
-    """Return a button that calls `clicked` without arguments."""
+def button(title: str, tooltip: str, clicked: Callable[[], Any], shortcut: str = "") -> QPushButton:
+    """Return a button that calls `clicked` without arguments; the title should name its shortcut."""
     made = QPushButton(title)
+    made.setShortcut(shortcut)
     made.setToolTip(tooltip)
     made.clicked.connect(lambda: clicked())
     return made

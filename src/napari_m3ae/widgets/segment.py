@@ -44,7 +44,9 @@ class SegmentPart(QWidget):
         self.models = _ModelChooser(session)
         self.plan = text("What a run will use and what it will substitute.")
         self.reliability = text("Measured on the model's validation cases with exactly these sequences.")
-        self.run_button = button("Run (Ctrl+R)", "Segment the tumour from the ticked sequences.", session.run)
+        self.run_button = button(
+            "Run (Alt+R)", "Segment the tumour from the ticked sequences.", session.run, "Alt+R"
+        )
         self.legend = text("What the colours stand for.", LEGEND)
         self.probabilities = button(
             "Show probabilities", "How probable each region is, as hidden layers.", self._show_probabilities
@@ -54,9 +56,10 @@ class SegmentPart(QWidget):
         self.scheme.setCurrentText("brats2023")
         self.scheme.setToolTip("Label numbers in the saved file; necrotic core / oedema / enhancing tumour.")
         self.save_button = button(
-            "Save… (Ctrl+Shift+S)",
+            "Save… (Alt+S)",
             "Write a NIfTI label map on the case's grid, and a record beside it.",
             self.save,
+            "Alt+S",
         )
         self._lay_out()
 
