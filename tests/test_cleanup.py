@@ -280,6 +280,12 @@ def test_smoothing_settles_by_plurality() -> None:
     assert smooth(labels, CUBE, 2)[3, 0, 0] == 2
 
 
+def test_of_equal_labels_the_smaller_prevails() -> None:
+    """The gap in the middle is as near to the one as to the other."""
+    labels = np.array([4, 4, 0, 2, 2], np.uint8).reshape(5, 1, 1)
+    np.testing.assert_array_equal(smooth(labels, CUBE, 2).ravel(), [4, 4, 2, 2, 2])
+
+
 @pytest.mark.parametrize("axis", range(3))
 def test_the_radius_is_in_mm(axis: int) -> None:
     """A sheet one voxel thin vanishes across 1 mm and stays across 10 mm."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement, permutations, product
+from itertools import combinations_with_replacement, permutations
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from m3ae_core.regions import (
 ALL_SCHEMES = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 PLANES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7)
 MASKS = hnp.arrays(np.bool_, PLANES, elements=st.sampled_from([True, False, False]), fill=st.nothing())
+ORDERS = list(permutations(range(3)))
 SINE = np.sin(np.radians(5))
 
 
@@ -119,7 +120,7 @@ def test_volumes_of_regions_are_those_of_their_masks(scheme: LabelScheme, data: 
 # --- which slices are axial ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("flip", [1, -1])
 def test_axial_slices_lie_across_the_axis_of_the_body(order: tuple[int, ...], flip: int) -> None:
     """Turned by 40 degrees, and with voxels that are ten times longer across it than along it."""
@@ -206,6 +207,14 @@ def test_the_largest_product_wins_over_the_longest_line() -> None:
     assert found.product_mm2 == pytest.approx(200)
 
 
+def test_a_smaller_box_may_hold_the_larger_product() -> None:
+    """Squared diagonals of 500 and 450; a square fills its own with 450, a rectangle of 20 × 10 about half."""
+    mask = np.zeros((30, 30, 4), bool)
+    mask[2:23, 2:13, 1] = mask[2:18, 2:18, 2] = True
+    assert measured(mask[..., :2]).product_mm2 == pytest.approx(np.sqrt(500 * 136))
+    assert measured(mask).product_mm2 == pytest.approx(450)
+
+
 def test_lesions_of_a_slice_are_measured_apart_and_corners_join() -> None:
     mask = np.zeros((30, 30, 3), bool)
     mask[2:8, 2:8, 1] = mask[20:26, 20:26, 1] = True
@@ -229,13 +238,15 @@ def test_diameters_cross_necrosis() -> None:
     assert measured(plane(disc & (x**2 + y**2 > 64))) == measured(plane(disc))
 
 
-def test_of_equal_longest_diameters_the_one_with_more_across_it_is_taken() -> None:
+@pytest.mark.parametrize("side", [1, 0.1, 1 / 3])
+def test_of_equal_longest_diameters_the_one_with_more_across_it_is_taken(side: float) -> None:
     """Both (3, 4) and (5, 0) are 5 long; across the second the triangle measures 4, across the first (3, -2)."""
     triangle = np.zeros((8, 7), bool)
     x, y = np.indices((6, 5))
     triangle[1:7, 1:6] = (3 * y <= 4 * x) & (y <= 2 * (5 - x))
     for section in (triangle, triangle.T, triangle[::-1]):
-        assert measured(plane(section)).product_mm2 == pytest.approx(20)
+        found = measured(plane(section), scaled(side, side, 1))
+        assert found.product_mm2 == pytest.approx(20 * side**2)
 
 
 @pytest.mark.parametrize(("radius", "side", "measurable"), [(6, 10 / 12, True), (6, 0.83, False)])
@@ -305,13 +316,12 @@ def test_diameters_are_as_defined(mask: np.ndarray, axis: int) -> None:
     assert abs(vectors[0] @ vectors[1]) <= SINE * np.prod(lengths) + 1e-9
 
 
-@given(mask=MASKS)
-def test_how_an_image_is_stored_plays_no_part(mask: np.ndarray) -> None:
+@given(mask=MASKS, order=st.sampled_from(ORDERS), flip=st.sampled_from([1, -1]))
+def test_how_an_image_is_stored_plays_no_part(mask: np.ndarray, order: tuple[int, ...], flip: int) -> None:
     spacing = np.array([2.0, 1.0, 1.0])
     stored = rano_diameters(mask, scaled(*spacing), 0)
-    for order, flip in product(permutations(range(3)), (1, -1)):
-        moved = mask.transpose(order)[:, ::flip]
-        again = rano_diameters(moved, scaled(*spacing[list(order)]), order.index(0))
-        assert (again is None) == (stored is None)
-        if again is not None and stored is not None:
-            assert again.product_mm2 == pytest.approx(stored.product_mm2)
+    moved = mask.transpose(order)[:, ::flip]
+    again = rano_diameters(moved, scaled(*spacing[list(order)]), order.index(0))
+    assert (again is None) == (stored is None)
+    if again is not None and stored is not None:
+        assert again.product_mm2 == pytest.approx(stored.product_mm2)

@@ -211,15 +211,15 @@ def made(image, output, masked, present) -> Reconstruction:
 def test_fidelity_by_hand():
     """The last voxel is zero in every sequence: outside the brain, whatever is answered there."""
     found = made(
-        image=[[0.5, 0.0, 1.0, 0.0], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]],
-        output=[[0.6, 0.2, 1.0, 9.0], [0.0, 1.0, 0.5, 9.0], [0.7, 0.7, 0.7, 0.7]],
+        image=[[0.5, 0.0, 2.0, 0.0], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]],
+        output=[[0.6, 0.2, 2.0, 9.0], [0.0, 1.0, 0.5, 9.0], [0.7, 0.7, 0.7, 0.7]],
         masked=[[True, True, False, True], [False, False, False, False], [True, True, True, True]],
         present=["FLAIR", "T1"],
     )
     fidelity = found.fidelity()
     assert list(fidelity) == ["FLAIR", "T1"]
     mse = (0.1**2 + 0.2**2) / 2
-    assert fidelity["FLAIR"][:2] == pytest.approx((mse, -10 * np.log10(mse)), rel=1e-5)
+    assert fidelity["FLAIR"][:2] == pytest.approx((mse, 10 * np.log10(2**2 / mse)), rel=1e-5)
     assert fidelity["FLAIR"][2:] == (0.0, float("inf"))
     assert fidelity["T1"] == Fidelity(None, None, 0.0, float("inf"))
 
@@ -233,7 +233,8 @@ def test_fidelity_of_a_whole_reconstruction(bundle):
             assert one.visible_mse is None
         else:
             assert one.visible_mse == pytest.approx(0.01, rel=1e-3)
-            assert one.visible_psnr_db == pytest.approx(20, rel=1e-3)
+            peak = np.ptp(found.image[BRATS.names.index(name)])
+            assert one.visible_psnr_db == pytest.approx(20 + 20 * np.log10(peak), rel=1e-3)
 
 
 # --- what is refused -------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from m3ae_core.model.windows import pad_to
 class Fidelity(NamedTuple):
     """How near a reconstructed sequence is to the given one, inside the brain.
 
-    Mean squared error, and peak signal-to-noise ratio in dB for a peak of 1 (infinite where the error is 0), over the
-    masked and over the visible voxels; None where there are none.
+    Mean squared error, and peak signal-to-noise ratio in dB, the peak being the range of the given sequence (infinite
+    where the error is 0), over the masked and over the visible voxels; None where there are none.
     """
 
     masked_mse: float | None
@@ -45,13 +45,13 @@ class Reconstruction:
     Attributes
     ----------
     image
-        (N, D, H, W) float32 in [0, 1]: what the case holds; sequences that it lacks are zero.
+        (N, D, H, W) float32: what the case holds, on the model's scale; sequences that it lacks are zero.
     filled
         (N, D, H, W) float32: the network's input S(x, x_sub), masked content replaced by the substitute.
     masked
         (N, D, H, W) bool, True = replaced; True throughout where a sequence is missing or dropped.
     output
-        (N, D, H, W) float32: the network's answer as it is, visible voxels included; it may leave [0, 1].
+        (N, D, H, W) float32: the network's answer as it is, visible voxels included.
     grid
         The template grid where the case lies: its affine leads to the case's own world.
     subset
@@ -89,9 +89,9 @@ class Reconstruction:
         for channel, name in enumerate(self.modalities):
             if name in self.subset:
                 square = np.square(np.subtract(self.output[channel], self.image[channel], dtype=float))
-                masked = self.masked[channel]
+                masked, peak = self.masked[channel], float(np.ptp(self.image[channel][brain]))
                 measured[name] = Fidelity(
-                    *_mse_and_psnr(square[brain & masked]), *_mse_and_psnr(square[brain & ~masked])
+                    *_mse_and_psnr(square[brain & masked], peak), *_mse_and_psnr(square[brain & ~masked], peak)
                 )
         return measured
 
@@ -204,8 +204,8 @@ def _run(
     return filled[0][inside].numpy().copy(), np.ascontiguousarray(output.numpy())
 
 
-def _mse_and_psnr(square: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+def _mse_and_psnr(square: npt.NDArray[np.float64], peak: float) -> tuple[float | None, float | None]:
     if not square.size:
         return None, None
     mse = float(square.mean())
-    return mse, float(-10 * np.log10(mse)) if mse else float("inf")
+    return mse, float(10 * np.log10(peak**2 / mse)) if mse else float("inf")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
 from napari_m3ae.session import Session
+from napari_m3ae.widgets.explore import ExplorePart
 from napari_m3ae.widgets.parts import button, scrollable, text
 from napari_m3ae.widgets.segment import SegmentPart
 
@@ -27,7 +28,8 @@ class Panel(QWidget):
         super().__init__()
         self.session = session or Session(napari_viewer)
         self.segment = SegmentPart(self.session)
-        self.parts = (self.segment,)
+        self.explore = ExplorePart(self.session)
+        self.parts = (self.segment, self.explore)
         self.banner = text("What the segmentation on display was made from.")
         self.banner.setStyleSheet("border: 1px solid palette(mid); padding: 4px;")
         self.progress = QProgressBar()

@@ -1,0 +1,163 @@
+"""What stage 1 learned: the substitute image, and a masked case with its reconstruction, as layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.utils.notifications import show_error
+from psygnal import Signal
+
+from m3ae_core.data.grid import Grid
+from m3ae_core.errors import M3AEError
+from m3ae_core.events import Progress
+from napari_m3ae import layers
+
+if TYPE_CHECKING:
+    from m3ae_core.inference.reconstruction import Reconstruction
+    from napari_m3ae.session import Chosen, Session
+
+#: Marks the name of every layer that shows what no scanner made.
+SYNTHETIC = "SYNTHETIC"
+
+
+class Explorer:
+    """Shows the model's substitute image and its reconstructions of the chosen case.
+
+    Attributes
+    ----------
+    changed
+        Emitted when there is another substitute or reconstruction.
+    substitute
+        The substitute image on display: (D, H, W) per sequence.
+    reconstruction
+        The masked case and its reconstruction.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.substitute: dict[str, npt.NDArray[np.float32]] = {}
+        self.reconstruction: Reconstruction | None = None
+
+    def show_substitute(self) -> None:
+        """Show the substitute image where the chosen case lies, or on the template if none is chosen."""
+        chosen = self._chosen() if self.session.state.subset.present else None
+
+        def job() -> Generator[Any, None, None]:
+            yield Progress("loading the model", 0, 0)
+            bundle = self.session.predictor().bundle
+            grid = Grid.of(bundle.config.grid)
+            if chosen is not None:
+                from m3ae_core.data.preprocess import standardise
+
+                grid = standardise(chosen.case, bundle.config).grid
+            yield dict(zip(bundle.config.modalities, bundle.substitute.numpy(), strict=True)), grid
+
+        self.session.start(job(), lambda found: self._show_substitute(*found))
+
+    def reconstruct(self, dropped: Collection[str], ratio: float | None, seed: int, shown: str) -> None:
+        """Mask the chosen case, let the model reconstruct it, and show the sequence `shown`.
+
+        See :func:`m3ae_core.inference.reconstruction.reconstruct`.
+        """
+        if (chosen := self._chosen()) is None:
+            return
+
+        def job() -> Generator[Any, None, None]:
+            from m3ae_core.inference.reconstruction import reconstruct
+
+            yield Progress("loading the model", 0, 0)
+            bundle = self.session.predictor().bundle
+            yield Progress("reconstructing", 0, 0)
+            yield reconstruct(bundle, chosen.case, dropped=dropped, ratio=ratio, seed=seed)
+
+        self.session.start(job(), lambda found: self._keep(found, shown, chosen))
+
+    def show_sequence(self, name: str) -> None:
+        """Show the reconstruction's layers for one sequence."""
+        found = self.reconstruction
+        if found is None or name not in found.modalities:
+            return
+        index = found.modalities.index(name)
+        given = found.image[index]
+        limits = _limits(given if given.any() else found.output[index])
+        pictures = {
+            "given": given,
+            f"{SYNTHETIC} filled input": found.filled[index],
+            f"{SYNTHETIC} reconstruction": found.output[index],
+            f"{SYNTHETIC} composite": found.composite[index],
+        }
+        for title, image in pictures.items():
+            self._show(image, found.grid, f"M3AE {title}", name, contrast_limits=limits)
+        error = found.error[index]
+        self._show(error, found.grid, "M3AE error", name, colormap="magma", contrast_limits=_limits(error))
+        self._show(
+            found.masked[index].astype(np.uint8),
+            found.grid,
+            "M3AE mask",
+            name,
+            kind="labels",
+            **layers.label_style({1: ("replaced by the substitute", "#ff7f0e")}),
+        ).contour = 1
+        self.changed.emit()
+
+    @property
+    def fidelity(self) -> list[tuple[str, ...]]:
+        """Per sequence MSE and PSNR (dB) over masked and over visible voxels of the brain, as text."""
+        if self.reconstruction is None:
+            return []
+        return [
+            (name, *("-" if value is None else f"{value:.3g}" for value in measured))
+            for name, measured in self.reconstruction.fidelity().items()
+        ]
+
+    def _keep(self, found: Reconstruction, shown: str, chosen: Chosen) -> None:
+        if chosen.known is not self.session.predictions:  # another case or model was chosen meanwhile
+            return
+        self.reconstruction = found
+        self.show_sequence(shown)
+
+    def _show_substitute(self, images: dict[str, npt.NDArray[np.float32]], grid: Grid) -> None:
+        self.substitute = images
+        for name, image in images.items():
+            title = f"{SYNTHETIC} substitute {name} (learned, not a patient scan)"
+            self._show(image, grid, title, name, contrast_limits=_limits(image))
+        self.changed.emit()
+
+    def _show(
+        self,
+        image: npt.NDArray[Any],
+        grid: Grid,
+        title: str,
+        sequence: str,
+        kind: Any = "image",
+        **style: Any,
+    ) -> Any:
+        """Show an array (D, H, W) on `grid` in the layer called `title`."""
+        layer = layers.show_computed(
+            self.session.viewer,
+            layers.computed(
+                image, grid.affine, title, kind, **({"colormap": "gray"} if kind == "image" else {}) | style
+            ),
+        )
+        if kind == "image":
+            layer.contrast_limits = style["contrast_limits"]
+        layer.metadata = {**layer.metadata, "sequence": sequence}
+        return layer
+
+    def _chosen(self) -> Chosen | None:
+        try:
+            return self.session.chosen()
+        except M3AEError as error:
+            show_error(str(error))
+            return None
+
+
+def _limits(image: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Contrast limits between the first and the last percent of an image."""
+    low, high = np.percentile(image, (1, 99)).tolist()
+    return low, max(high, low + 1e-6)

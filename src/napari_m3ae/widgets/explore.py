@@ -1,0 +1,162 @@
+"""The part "Explore" of the panel: the substitute image, and masked reconstructions with live controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import QRectF, Qt
+from qtpy.QtGui import QPainter, QPaintEvent
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt.utils import qdebounced
+
+from m3ae_core.modalities import BRATS
+from napari_m3ae.explore import Explorer
+from napari_m3ae.widgets.parts import Table, button, text
+
+if TYPE_CHECKING:
+    from napari_m3ae.session import Session
+    from napari_m3ae.state import State
+
+EXPLAINED = (
+    "Whole sequences and random patches are replaced by the substitute, and the model reconstructs everything. "
+    "Its loss counts visible voxels as well as masked ones (Eqns. 1 and 3), so visible ones are redrawn, not copied."
+)
+
+
+class ExplorePart(QWidget):
+    """Shows the substitute image and reconstructions of the chosen case."""
+
+    title = "Explore"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.explorer = Explorer(session)
+        self.substitute_button = button(
+            "Show the substitute image",
+            "What the model puts in the place of a missing sequence, as four layers.",
+            self.explorer.show_substitute,
+        )
+        self.histogram = _Histogram()
+        self.dropped = {name: QCheckBox(name) for name in BRATS.names}
+        self.ratio = QDoubleSpinBox()
+        self.ratio.setRange(0, 0.98)
+        self.ratio.setSingleStep(0.025)
+        self.ratio.setDecimals(3)
+        self.ratio.setValue(0.875)
+        self.ratio.setSpecialValueText("no patches")
+        self.ratio.setToolTip("Masked share of all patches, dropped sequences included (paper: 0.875).")
+        self.seed = QSpinBox()
+        self.seed.setToolTip("Draws the patches; the same seed masks the same patches.")
+        self.shown = QComboBox()
+        self.shown.addItems(BRATS.names)
+        self.shown.setToolTip("The sequence whose layers are shown.")
+        self.live = QCheckBox("live")
+        self.live.setToolTip("Reconstruct again whenever a control changes.")
+        self.run_button = button("Reconstruct", "Mask the case and reconstruct it.", self.reconstruct)
+        self.fidelity = Table(
+            ("Sequence", "masked MSE", "PSNR", "visible MSE", "PSNR"),
+            "How near the reconstruction is to the given sequence, inside the brain; PSNR in dB.",
+        )
+        self._lay_out()
+        self._connect()
+
+    def render(self, state: State) -> None:  # type: ignore[override]
+        """Show a state of the session."""
+        idle = state.phase == "idle"
+        self.substitute_button.setEnabled(idle)
+        self.run_button.setEnabled(state.can_run)
+
+    def reconstruct(self) -> None:
+        """Reconstruct with the present controls."""
+        dropped = [name for name, box in self.dropped.items() if box.isChecked()]
+        self.explorer.reconstruct(
+            dropped, self.ratio.value() or None, self.seed.value(), self.shown.currentText()
+        )
+
+    def _lay_out(self) -> None:
+        boxes = QHBoxLayout()
+        for name, box in self.dropped.items():
+            box.setToolTip(f"Mask {name} as a whole.")
+            boxes.addWidget(box)
+        grid = QGridLayout()
+        grid.setColumnStretch(1, 1)
+        for row, (title, widget) in enumerate(
+            {"Masked share": self.ratio, "Seed": self.seed, "Show": self.shown}.items()
+        ):
+            grid.addWidget(QLabel(title), row, 0)
+            grid.addWidget(widget, row, 1)
+        run = QHBoxLayout()
+        run.addWidget(self.run_button, 1)
+        run.addWidget(self.live)
+        column = QVBoxLayout(self)
+        column.addWidget(self.substitute_button)
+        column.addWidget(self.histogram)
+        column.addWidget(text("", EXPLAINED))
+        column.addWidget(QLabel("Dropped"))
+        column.addLayout(boxes)
+        column.addLayout(grid)
+        column.addLayout(run)
+        column.addWidget(self.fidelity)
+        column.addStretch()
+
+    def _connect(self) -> None:
+        again = qdebounced(self._again, timeout=400)
+        for box in self.dropped.values():
+            box.toggled.connect(lambda _: again())
+        self.ratio.valueChanged.connect(lambda _: again())
+        self.seed.valueChanged.connect(lambda _: again())
+        self.shown.currentTextChanged.connect(self.explorer.show_sequence)
+        self.explorer.changed.connect(self._fill)
+        self._fill()
+
+    def _again(self) -> None:
+        if self.live.isChecked() and self.explorer.reconstruction is not None and self.session.state.can_run:
+            self.reconstruct()
+
+    def _fill(self) -> None:
+        self.fidelity.fill(self.explorer.fidelity)
+        self.fidelity.setVisible(self.explorer.reconstruction is not None)
+        self.histogram.draw(self.explorer.substitute.get(self.shown.currentText()))
+
+
+class _Histogram(QWidget):
+    """The histogram of the substitute image of the sequence that is shown."""
+
+    BINS, HEIGHT = 64, 60
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFixedHeight(self.HEIGHT)
+        self.setToolTip("Histogram of the substitute image of the sequence chosen below.")
+        self.draw(None)
+
+    def draw(self, image: np.ndarray | None) -> None:
+        """Show the histogram of `image`; None hides it."""
+        self.setVisible(image is not None)
+        counts, edges = np.histogram([] if image is None else image, self.BINS)
+        self._shares = counts / max(counts.max(), 1)
+        self._range = f"{edges[0]:.2g} to {edges[-1]:.2g}"
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002, N802  Qt's name
+        """Draw the bars."""
+        painter = QPainter(self)
+        width, height = self.width() / self.BINS, self.height()
+        for index, share in enumerate(self._shares):
+            bar = QRectF(index * width, height * (1 - share), width, height * share)
+            painter.fillRect(bar, self.palette().highlight())
+        painter.setPen(self.palette().text().color())
+        painter.drawText(self.rect(), Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight, self._range)
+        painter.end()

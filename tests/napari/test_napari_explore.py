@@ -1,0 +1,107 @@
+"""The substitute image and masked reconstructions as layers, named for what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from m3ae_core.inference.predictor import Predictor
+from m3ae_core.modalities import BRATS
+from napari_m3ae import layers
+from napari_m3ae._reader import get_reader
+from napari_m3ae.explore import SYNTHETIC, Explorer
+from napari_m3ae.jobs import InlineRunner
+from napari_m3ae.session import Session
+from tiny import random_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return random_bundle()
+
+
+@pytest.fixture
+def session(bundle, files) -> Session:
+    session = Session(ViewerModel(), InlineRunner(), lambda _: Predictor(bundle))
+    folder = str(files.labels.parent)
+    for content in get_reader(folder)(folder):
+        layers.add(session.viewer, content)
+    return session
+
+
+@pytest.fixture
+def explorer(session) -> Explorer:
+    return Explorer(session)
+
+
+def names(session: Session) -> list[str]:
+    return [layer.name for layer in session.viewer.layers if layers.made_here(layer)]
+
+
+def test_substitute_is_four_layers_that_say_what_they_are(explorer, session, bundle):
+    explorer.show_substitute()
+    assert sorted(names(session)) == [
+        f"{SYNTHETIC} substitute {name} (learned, not a patient scan)" for name in sorted(BRATS.names)
+    ]
+    layer = session.viewer.layers[names(session)[0]]
+    sequence = BRATS.names.index(layer.metadata["sequence"])
+    np.testing.assert_array_equal(layers.to_volume(layer).data, bundle.substitute[sequence].numpy())
+
+
+def test_substitute_lies_where_the_model_looks_for_it(explorer, session, bundle):
+    explorer.show_substitute()
+    affine = layers.to_volume(session.viewer.layers[names(session)[0]]).affine
+    np.testing.assert_allclose(affine[:3, :3], np.array(bundle.config.grid.affine)[:3, :3])
+
+
+def test_what_is_computed_is_never_taken_for_a_sequence(explorer, session):
+    before = {slot.modality: slot.layer for slot in session.state.slots}
+    explorer.show_substitute()
+    explorer.reconstruct(["T1"], 0.875, 0, "T1")
+    assert {slot.modality: slot.layer for slot in session.state.slots} == before
+    assert len(session.images) == 4
+
+
+def test_reconstruction_shows_one_sequence_and_reuses_its_layers(explorer, session):
+    explorer.reconstruct(["T1"], 0.875, 0, "T1")
+    first = names(session)
+    assert {name for name in first if SYNTHETIC in name} == {
+        f"M3AE {SYNTHETIC} {title}" for title in ("filled input", "reconstruction", "composite")
+    }
+    assert {"M3AE given", "M3AE mask", "M3AE error"} <= set(first)
+    mask = session.viewer.layers["M3AE mask"]
+    assert mask.data.all()  # T1 is dropped
+    explorer.show_sequence("FLAIR")
+    assert names(session) == first
+    assert 0 < mask.data.mean() < 1
+    found = explorer.reconstruction
+    filled = layers.to_volume(session.viewer.layers[f"M3AE {SYNTHETIC} filled input"]).data
+    np.testing.assert_array_equal(filled, found.filled[0])
+
+
+def test_seed_decides_the_patches(explorer, session):
+    masks = []
+    for seed in (0, 0, 1):
+        explorer.reconstruct([], 0.875, seed, "T2")
+        masks.append(session.viewer.layers["M3AE mask"].data.copy())
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert (masks[0] != masks[2]).any()
+
+
+def test_fidelity_is_told_for_masked_and_visible_voxels(explorer):
+    assert explorer.fidelity == []
+    explorer.reconstruct(["T1"], 0.875, 0, "T1")
+    rows = {row[0]: row[1:] for row in explorer.fidelity}
+    assert set(rows) == set(BRATS.names)
+    assert rows["T1"][2:] == ("-", "-")
+    assert all(float(cell) > 0 for cell in rows["FLAIR"])
+
+
+def test_everything_dropped_is_said_in_a_sentence(explorer, session, monkeypatch):
+    said = []
+    monkeypatch.setattr("napari_m3ae.session.show_error", said.append)
+    explorer.reconstruct(BRATS.names, None, 0, "T1")
+    assert len(said) == 1
+    assert "Keep at least one" in said[0]
+    assert session.state.can_run
