@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m3ae_core.config import InferenceConfig
 from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.windows import Extent, mirrored, pad_to, sliding_logits, whole_logits, window_starts
+from m3ae_core.model.windows import Extent, pad_to, sliding_logits, whole_logits, window_starts
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.75])
@@ -142,26 +142,29 @@ def test_windows_are_computed_as_they_are_asked_for() -> None:
     assert len(calls) == 2
 
 
-def test_mirroring_averages_both_sides():
-    """A network that looks along W alone in one direction answers alike from both, once it is mirrored."""
+@pytest.mark.parametrize("window", ["template", (8, 8, 8)])
+def test_mirroring_averages_both_sides(window):
+    """A network that answers with how far to the left a voxel lies in its window answers alike everywhere."""
 
-    def from_the_right(x: torch.Tensor) -> torch.Tensor:
-        return x.cumsum(-1)[:, :1]
-
-    x = torch.rand(1, 2, 8, 8, 8)
-    both = mirrored(from_the_right)
-    torch.testing.assert_close(both(x.flip(-1)), both(x).flip(-1))
-    torch.testing.assert_close(both(x), (x[:, :1].sum(-1, keepdim=True) + x[:, :1]) / 2)
-
-
-def test_mirror_is_used_where_the_model_says_so():
-    def marks(x: torch.Tensor) -> torch.Tensor:
+    def marks(x: Tensor) -> Tensor:
         return torch.arange(8.0).expand(1, 1, 8, 8, 8)
 
     substitute = SubstituteImage.fixed(torch.zeros(2, 8, 8, 8))
     image, missing = torch.ones(2, 8, 8, 8), torch.zeros(2, dtype=torch.bool)
     extent = Extent((0, 0, 0), (8, 8, 8))
-    for mirror, expected in ((False, torch.arange(8.0)), (True, torch.full((8,), 3.5))):
-        config = InferenceConfig(window="template", mirror=mirror)
-        *_, (_, _, logits) = whole_logits(marks, image, missing, extent, substitute, config)
+    for mirror, passes, expected in ((False, 1, torch.arange(8.0)), (True, 2, torch.full((8,), 3.5))):
+        config = InferenceConfig(window=window, mirror=mirror)
+        *early, (done, total, logits) = whole_logits(marks, image, missing, extent, substitute, config)
+        assert (done, total) == (passes, passes)
+        assert [event[2] for event in early] == [None] * (passes - 1)
         torch.testing.assert_close(logits[0, 0, 0], expected)
+
+
+def test_what_is_filled_in_is_mirrored_with_the_image():
+    """A network that copies its input gives the filled image back, mirrored or not."""
+    substitute = SubstituteImage.fixed(torch.rand(2, 8, 8, 8))
+    image, missing = torch.rand(2, 8, 8, 8), torch.tensor([False, True])
+    config = InferenceConfig(window="template", mirror=True)
+    extent = Extent((0, 0, 0), (8, 8, 8))
+    *_, (_, _, logits) = whole_logits(lambda x: x, image, missing, extent, substitute, config)
+    torch.testing.assert_close(logits, torch.stack([image[0], substitute.image[1]]))

@@ -110,6 +110,7 @@ class Predictor:
         yield Progress("preparing", 0, 1)
         fallbacks: list[str] = []
         standard = standardise(case, self.config)
+        yield Progress("preparing", 1, 1)
         extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
         logits: Tensor | None = None
         for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
@@ -121,6 +122,7 @@ class Predictor:
             self.config.inference,
         ):
             yield Progress("segmenting", done, total)
+        yield Progress("laying the result on the images", 0, 1)
         assert logits is not None  # noqa: S101  there is always one window
         maps = self._to_case(logits.sigmoid(), standard.grid.cropped(*extent), case)
         masks = np.stack([maps[name] > 0.5 for name in self.config.regions])

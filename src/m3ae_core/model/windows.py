@@ -58,17 +58,21 @@ def whole_logits(
     depth, height, width = filled.shape[-3:]
     window = (depth, height, width) if isinstance(inference.window, str) else inference.window
     inside = (slice(None), *(slice(b, b + side) for b, side in zip(before, extent.size, strict=True)))
-    apply = mirrored(network) if inference.mirror else network
-    for done, total, logits in sliding_logits(apply, filled, window, inference.overlap):
-        yield done, total, None if logits is None else logits[inside]
-
-
-def mirrored(network: Network) -> Network:
-    """Return a network that averages the logits of a window and of its image mirrored along W (left and right).
-
-    What is filled in is mirrored too, as in training.
-    """
-    return lambda x: (network(x) + network(x.flip(-1)).flip(-1)) / 2
+    turns = (False, True) if inference.mirror else (False,)
+    whole: Tensor | None = None
+    for turn, turned in enumerate(turns):
+        # What is filled in is mirrored too, as in training; W runs from right to left.
+        seen = filled.flip(-1) if turned else filled
+        for done, total, logits in sliding_logits(network, seen, window, inference.overlap):
+            if logits is not None:
+                logits = logits.flip(-1) if turned else logits
+                whole = logits if whole is None else (whole + logits) / len(turns)
+            finished = turn * total + done == len(turns) * total
+            yield (
+                turn * total + done,
+                len(turns) * total,
+                whole[inside] if finished and whole is not None else None,
+            )
 
 
 def fill_extent(
