@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,8 @@ from napari.utils.notifications import show_error
 from psygnal import Signal
 
 from m3ae_core.card import read_card
-from m3ae_core.data.case import Case, require_same_grid
+from m3ae_core.data.align import to_one_grid
+from m3ae_core.data.case import Case
 from m3ae_core.errors import InputError, M3AEError
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, Subset
@@ -25,6 +26,7 @@ from m3ae_core.plugins import models
 from napari_m3ae import layers
 from napari_m3ae.jobs import Events, OnEvent, Runner, ThreadRunner
 from napari_m3ae.result import Shown, show
+from napari_m3ae.settings import settings
 from napari_m3ae.state import BUILTIN, Model, State, used_and_substituted
 
 if TYPE_CHECKING:
@@ -38,11 +40,16 @@ logger = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
-    """The chosen sequences as a case, what says where they were read from, and what the model said of them so far."""
+    """The chosen sequences as a case.
+
+    `sources` say where they were read from, `known` is what the model said of them so far, `notes` what was done to
+    bring them onto one grid, as sentences.
+    """
 
     case: Case
     sources: frozenset[str]
     known: dict[Subset, Prediction]
+    notes: tuple[str, ...] = ()
 
 
 class Session:
@@ -106,8 +113,11 @@ class Session:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """The models to choose from: the built-in one, and those that other packages register."""
-        return (BUILTIN, *(Model(name, folder) for name, folder in models().items()))
+        """The models to choose from: the built-in one, registered ones, and those in the folder of the settings."""
+        further = settings().models_folder
+        found = sorted(further.glob("*/bundle.json")) if further else []
+        named = {**models(), **{path.parent.name: path.parent for path in found}}
+        return (BUILTIN, *(Model(name, folder) for name, folder in named.items()))
 
     @property
     def suggested_name(self) -> str:
@@ -124,6 +134,14 @@ class Session:
     def choose(self, modality: str, layer: Image | None) -> None:
         """Say which layer holds a sequence; None if it is missing."""
         self._set_slot(modality, layer=layer)
+
+    def adopt(self, found: Mapping[str, Image]) -> None:
+        """Take these layers, by sequence, as the case; all others are missing.
+
+        To be called after a layer in use got another patient's image, too: what the model said is forgotten.
+        """
+        self.predictions = {}
+        self._set_slots(tuple(replace(s, layer=found.get(s.modality)) for s in self.state.slots))
 
     def use(self, modality: str, ticked: bool) -> None:
         """Say whether a sequence takes part."""
@@ -161,7 +179,7 @@ class Session:
         Raises
         ------
         InputError
-            If none is chosen, one layer is chosen twice, or they do not lie on one grid.
+            If none is chosen, one layer is chosen twice, or they do not show the same part of space.
         """
         used = {
             slot.modality: slot.layer for slot in self.state.slots if slot.ticked and slot.layer is not None
@@ -175,13 +193,14 @@ class Session:
                 "Choose each layer once; leave a missing sequence empty.",
                 code="duplicate-layer",
             )
-        volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
-        require_same_grid(volumes)
+        volumes, moved = to_one_grid({name: layers.to_volume(layer) for name, layer in used.items()})
+        reference = next(iter(volumes))
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
         return Chosen(
             Case(name, BRATS, volumes),
             frozenset(layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()),
             self.predictions,
+            tuple(f"{sequence} was resampled to the grid of {reference}." for sequence in moved),
         )
 
     def start(self, events: Events, on_event: OnEvent) -> bool:
@@ -218,6 +237,10 @@ class Session:
 
     def show(self, prediction: Prediction, chosen: Chosen) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
+        if chosen.notes:
+            told = (*prediction.warnings, *chosen.notes)
+            record = {**prediction.provenance, "warnings": list(told)}
+            prediction = replace(prediction, warnings=told, provenance=record)
         chosen.known[prediction.subset] = replace(prediction, probabilities={})
         self.shown = show(self.viewer, prediction, chosen.case.name, chosen.sources, self.shown)
         used = used_and_substituted(prediction.subset, "were used", "were substituted")
@@ -293,11 +316,11 @@ class Session:
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """Return a predictor with the model in `folder`."""
+    """Return a predictor with the model in `folder`, on the device of the settings."""
     from m3ae_core.bundle import load_bundle
     from m3ae_core.inference.predictor import Predictor
 
-    return Predictor(load_bundle(folder))
+    return Predictor(load_bundle(folder), settings().device)
 
 
 def _sentence(error: Exception) -> str:

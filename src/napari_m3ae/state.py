@@ -85,8 +85,13 @@ def used_and_substituted(subset: Subset, used: str, substituted: str) -> str:
     """Say which sequences are used and which are substituted, with the given verbs."""
     if not subset.missing:
         return f"All {len(subset.of)} sequences {used}."
-    present, missing = enumeration(subset.present), enumeration(subset.missing)
-    return f"{present} {used}. {missing} {substituted} by the learned image."
+    present, missing = _says(subset.present, used), _says(subset.missing, substituted)
+    return f"{present}. {missing} by the learned image."
+
+
+def _says(names: Sequence[str], verb: str) -> str:
+    """Join names and a verb in the plural or the future, as a sentence has them."""
+    return f"{enumeration(names)} {verb.replace('were', 'was') if len(names) == 1 else verb}"
 
 
 def enumeration(names: Sequence[str]) -> str:

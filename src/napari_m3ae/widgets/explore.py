@@ -66,8 +66,8 @@ class ExplorePart(QWidget):
         self.live.setToolTip("Reconstruct again whenever a control changes.")
         self.run_button = button("Reconstruct", "Mask the case and reconstruct it.", self.reconstruct)
         self.fidelity = Table(
-            ("Sequence", "masked MSE", "PSNR", "visible MSE", "PSNR"),
-            "How near the reconstruction is to the given sequence, inside the brain; PSNR in dB.",
+            ("", "masked MSE", "dB", "visible MSE", "dB"),
+            "How near the reconstruction is to the given sequence, inside the brain; dB: peak signal-to-noise ratio.",
         )
         self._lay_out()
         self._connect()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
 from napari_m3ae.session import Session
+from napari_m3ae.widgets.case import CasePart
+from napari_m3ae.widgets.edit import EditPart
 from napari_m3ae.widgets.explore import ExplorePart
 from napari_m3ae.widgets.parts import button, scrollable, text
 from napari_m3ae.widgets.segment import SegmentPart
+from napari_m3ae.widgets.train import TrainPart
+from napari_m3ae.widgets.whatif import WhatIfPart
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -28,8 +34,13 @@ class Panel(QWidget):
         super().__init__()
         self.session = session or Session(napari_viewer)
         self.segment = SegmentPart(self.session)
+        self.case = CasePart(self.session)
+        self.whatif = WhatIfPart(self.session)
+        self.edit = EditPart(self.session)
         self.explore = ExplorePart(self.session)
-        self.parts = (self.segment, self.explore)
+        self.train = TrainPart(self.session)
+        self.parts = (self.case, self.segment, self.edit, self.whatif, self.explore, self.train)
+        self._watched: QWidget | None = None
         self.banner = text("What the segmentation on display was made from.")
         self.banner.setStyleSheet("border: 1px solid palette(mid); padding: 4px;")
         self.progress = QProgressBar()
@@ -42,6 +53,21 @@ class Panel(QWidget):
     def reset_choices(self, *_: Any) -> None:
         """Offer the present layers under their present names (napari calls this when they change)."""
         self._render(self.session.state)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
+        """Watch the window that the panel is in: it is asked about unsaved edits before it closes."""
+        super().showEvent(event)
+        if self._watched is not self.window() and self.window() is not self:
+            self._watched = self.window()
+            self._watched.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
+        """Keep the window open if the user would rather not lose edits."""
+        closing = watched is self._watched and event is not None and event.type() == QEvent.Type.Close
+        if closing and event is not None and not self.edit.may_close():
+            event.ignore()
+            return True
+        return bool(super().eventFilter(watched, event))
 
     def _lay_out(self) -> None:
         self.setMinimumWidth(WIDTH)

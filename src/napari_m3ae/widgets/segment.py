@@ -21,6 +21,7 @@ from m3ae_core.errors import printable
 from m3ae_core.regions import COLOURS, SCHEMES
 from napari_m3ae.result import show_probabilities
 from napari_m3ae.session import Session
+from napari_m3ae.settings import settings
 from napari_m3ae.state import Model
 from napari_m3ae.widgets.parts import button, text
 
@@ -53,7 +54,7 @@ class SegmentPart(QWidget):
         )
         self.scheme = QComboBox()
         self.scheme.addItems(list(SCHEMES))
-        self.scheme.setCurrentText("brats2023")
+        self.scheme.setCurrentText(settings().scheme)
         self.scheme.setToolTip("Label numbers in the saved file; necrotic core / oedema / enhancing tumour.")
         self.save_button = button(
             "Save… (Alt+S)",

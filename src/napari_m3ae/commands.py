@@ -1,0 +1,105 @@
+"""The present run as a command line and as Python, for the clipboard."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m3ae_core.data.align import on_other_grid
+from m3ae_core.errors import InputError
+from napari_m3ae import layers
+from napari_m3ae.state import BUILTIN
+
+if TYPE_CHECKING:
+    from napari_m3ae.session import Session
+
+#: What the result is called if there is none on display yet.
+OUTPUT = "labels.nii.gz"
+
+PYTHON = """\
+from pathlib import Path
+
+{imports}
+
+files = {{
+{files}
+}}
+{reading}
+predictor = Predictor(load_bundle({bundle}))
+prediction = predictor.predict(case)
+save_prediction(prediction, Path({output!r}))
+"""
+#: How the files become a case: as they are, or resampled to the grid of the first.
+READ = "case = read_case(CaseFiles({name!r}, files, None))"
+RESAMPLE = """\
+volumes, _ = to_one_grid({{modality: read_volume(path) for modality, path in files.items()}})
+case = Case({name!r}, BRATS, volumes)"""
+
+
+def as_command(session: Session) -> str:
+    """Return the command line that segments the chosen sequences as a run in the viewer does.
+
+    Raises
+    ------
+    InputError
+        If nothing can be run, a chosen layer has no file (``no-file``), or the sequences lie on different grids,
+        which the command line does not bring together (``grids-differ``).
+    """
+    _, files, moved = _chosen(session)
+    if moved:
+        raise InputError(
+            f"{moved[0]} lies on another grid than {next(iter(files))}, which the command line does not accept.",
+            f"Copy the run as Python instead, or leave {moved[0]} out.",
+            code="grids-differ",
+        )
+    given = [word for name, path in files.items() for word in (f"--{name.lower()}", str(path))]
+    folder = session.state.model.folder
+    model = [] if folder == BUILTIN.folder else ["--bundle", str(folder.absolute())]
+    return shlex.join(["m3ae", "predict", *given, *model, "--output", session.suggested_name or OUTPUT])
+
+
+def as_python(session: Session) -> str:
+    """Return Python lines that segment the chosen sequences as a run in the viewer does, and save the labels.
+
+    Raises
+    ------
+    InputError
+        If nothing can be run, or a chosen layer has no file (``no-file``).
+    """
+    name, files, moved = _chosen(session)
+    folder = session.state.model.folder
+    builtin = folder == BUILTIN.folder
+    imports = {
+        "m3ae_core.bundle": "load_bundle",
+        "m3ae_core.data.align": "to_one_grid" if moved else "",
+        "m3ae_core.data.builtin": "builtin_bundle" if builtin else "",
+        "m3ae_core.data.case": "Case" if moved else "CaseFiles, read_case",
+        "m3ae_core.data.volume": "read_volume" if moved else "",
+        "m3ae_core.inference.predictor": "Predictor, save_prediction",
+        "m3ae_core.modalities": "BRATS" if moved else "",
+    }
+    return PYTHON.format(
+        imports="\n".join(f"from {module} import {names}" for module, names in imports.items() if names),
+        files="\n".join(f"    {modality!r}: Path({str(path)!r})," for modality, path in files.items()),
+        reading=(RESAMPLE if moved else READ).format(name=name),
+        bundle="builtin_bundle()" if builtin else f"Path({str(folder.absolute())!r})",
+        output=session.suggested_name or OUTPUT,
+    )
+
+
+def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:
+    """Return the name of the case, the files of its sequences, and which of these lie on another grid."""
+    case = session.chosen().case
+    used = {slot.modality: slot.layer for slot in session.state.slots if slot.modality in case.volumes}
+    volumes = {modality: layers.to_volume(layer) for modality, layer in used.items() if layer is not None}
+    files: dict[str, Path] = {}
+    for modality, volume in volumes.items():
+        if volume.path is None:
+            raise InputError(
+                f"The layer '{used[modality].name}' for {modality} was not read from a file.",
+                "Save it as a NIfTI file and open that.",
+                code="no-file",
+            )
+        files[modality] = Path(volume.path).absolute()
+    return case.name, files, on_other_grid(volumes)

@@ -1,0 +1,382 @@
+"""`Autosave`: what is kept of unsaved edits, what is offered after a crash, and what goes away again."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.utils.notifications import notification_manager
+
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.data.volume import read_labels
+from napari_m3ae import layers
+from napari_m3ae._reader import get_reader
+from napari_m3ae.autosave import Autosave
+from napari_m3ae.jobs import InlineRunner
+from napari_m3ae.session import Session
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """What was said to the user in notifications."""
+    said: list[str] = []
+
+    def note(notification):
+        said.append(notification.message)
+
+    notification_manager.notification_ready.connect(note)
+    yield said
+    notification_manager.notification_ready.disconnect(note)
+
+
+@pytest.fixture
+def writer() -> subprocess.Popen:
+    """A process that the edits are said to belong to."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    yield process
+    kill(process)
+
+
+@pytest.fixture
+def session(files, predictor) -> Session:
+    """A session with a segmentation of the case on display."""
+    session = open_session(predictor)
+    open_case(session, files)
+    session.run()
+    return session
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "state" / "autosave"
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+def open_session(predictor) -> Session:
+    return Session(ViewerModel(), InlineRunner(), lambda _: predictor)
+
+
+def open_case(session: Session, files) -> None:
+    folder = str(files.labels.parent)
+    for content in get_reader(folder)(folder):
+        layers.add(session.viewer, content)
+
+
+def paint(session: Session, value: int = 3, at: int = 0, layer=None) -> None:
+    index = np.array([at])
+    (layer or session.shown.layer).data_setitem((index, index + 1, index + 2), value)
+
+
+def crashed(session: Session, folder, writer: subprocess.Popen) -> Autosave:
+    """Edit, keep, and let the process end that is said to have done so."""
+    autosave = Autosave(session, folder, writer.pid)
+    paint(session)
+    assert autosave.save_now()
+    kill(writer)
+    return autosave
+
+
+# --- keeping ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_without_edits(session, folder):
+    assert Autosave(session, folder).save_now()
+    assert not folder.exists()
+
+
+def test_edits_are_written_voxel_by_voxel(session, folder):
+    paint(session)
+    Autosave(session, folder).save_now()
+    assert len(list(folder.iterdir())) == 3
+    (edited,), (model,) = folder.glob("*-edited.nii.gz"), folder.glob("*-model.nii.gz")
+    np.testing.assert_array_equal(read_labels(edited).data, session.shown.labels)
+    np.testing.assert_array_equal(read_labels(model).data, session.shown.prediction.labels)
+
+
+def test_numbers_that_are_no_tissue_are_kept_too(session, folder):
+    paint(session, 7)
+    assert Autosave(session, folder).save_now()
+    assert 7 in read_labels(next(folder.glob("*-edited.nii.gz"))).data
+
+
+def test_only_what_changed_is_written_again(session, folder):
+    autosave = Autosave(session, folder)
+    paint(session)
+    autosave.save_now()
+    for path in folder.iterdir():
+        path.unlink()
+    autosave.save_now()
+    assert not list(folder.iterdir())
+    paint(session, at=1)
+    autosave.save_now()
+    assert len(list(folder.glob("*.json"))) == 1
+
+
+def test_folder_and_file_names_do_not_name_the_patient(session, folder):
+    paint(session)
+    Autosave(session, folder).save_now()
+    assert not [path for path in folder.iterdir() if "patient" in path.name]
+    if sys.platform != "win32":
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_edits_that_a_rerun_left_alone_are_kept_besides_new_ones(session, folder):
+    autosave = Autosave(session, folder)
+    first = session.shown
+    paint(session)
+    session.run()
+    assert session.shown.layer is not first.layer
+    assert len(list(folder.glob("*.json"))) == 1, "a change of the result on display keeps the edits at once"
+    paint(session, 1, layer=first.layer, at=2)
+    paint(session, 2)
+    autosave.save_now()
+    kept = [read_labels(path).data for path in folder.glob("*-edited.nii.gz")]
+    assert len(kept) == 2
+    for labels in (first.labels, session.shown.labels):
+        assert sum(np.array_equal(labels, each) for each in kept) == 1
+    assert len(autosave.unsaved) == 2
+
+
+def test_rerun_into_the_same_layer_leaves_no_old_copy(session, folder):
+    autosave = Autosave(session, folder)
+    paint(session)
+    autosave.save_now()
+    session.shown.layer.undo()
+    session.use("T1", False)
+    session.run()
+    autosave.save_now()
+    assert not list(folder.iterdir())
+
+
+def test_folder_that_cannot_be_written_is_told_once(session, tmp_path, told):
+    (tmp_path / "file").write_text("")
+    autosave = Autosave(session, tmp_path / "file" / "autosave")
+    paint(session)
+    assert not autosave.save_now()
+    assert not autosave.save_now()
+    assert len(told) == 1
+    assert told[0].startswith("Edits cannot be kept for the case of a crash.")
+
+
+# --- offering and restoring -------------------------------------------------------------------------
+
+
+def test_nothing_is_found_where_nothing_was_kept(session, folder):
+    assert Autosave(session, folder).found() == []
+
+
+def test_edits_are_offered_only_when_their_writer_is_gone(session, folder, writer, predictor):
+    autosave = Autosave(session, folder, writer.pid)
+    paint(session)
+    autosave.save_now()
+    other = Autosave(open_session(predictor), folder)
+    assert other.found() == []
+    kill(writer)
+    (record,) = other.found()
+    assert record.case == "patient"
+    assert record.when.tzinfo is not None
+
+
+def test_own_edits_are_not_offered(session, folder):
+    autosave = Autosave(session, folder)
+    paint(session)
+    autosave.save_now()
+    assert autosave.found() == []
+
+
+@pytest.mark.parametrize(("key", "value", "offered"), [("started", 0.0, True), ("host", "elsewhere", False)])
+def test_number_of_a_process_alone_says_little(session, folder, predictor, key, value, offered):
+    """A number is given out again, and another computer's processes cannot be seen."""
+    paint(session)
+    Autosave(session, folder).save_now()
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text("utf-8"))
+    assert content["owner"]["host"] == platform.node()
+    content["owner"][key] = value
+    path.write_text(json.dumps(content), "utf-8")
+    assert bool(Autosave(open_session(predictor), folder).found()) is offered
+
+
+def test_restored_result_is_the_one_that_was_lost(session, folder, writer, predictor):
+    crashed(session, folder, writer)
+    lost = session.shown
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    assert autosave.restore(autosave.found()[0])
+    (layer,) = fresh.viewer.layers
+    assert layer.name == "recovered edits · patient"
+    np.testing.assert_array_equal(layer.data, lost.layer.data)
+    np.testing.assert_array_equal(layer.affine.affine_matrix, lost.layer.affine.affine_matrix)
+    assert layers.scheme_of(layer) == lost.prediction.scheme
+    assert fresh.shown.edited == 1
+    assert fresh.shown.unsaved
+    layer.undo()
+    np.testing.assert_array_equal(fresh.shown.labels, lost.prediction.labels)
+
+
+def test_restored_result_is_saved_like_any_other(session, folder, writer, predictor, tmp_path):
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    autosave.restore(autosave.found()[0])
+    assert fresh.save(tmp_path / "out.nii.gz")
+    record = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert record["made_by"] == {"edited": True, "edited_voxels": 1}
+    assert record["present"] == ["FLAIR", "T1", "T1c", "T2"]
+    np.testing.assert_array_equal(read_labels(tmp_path / "out.nii.gz").data, session.shown.labels)
+
+
+def test_restored_edits_stay_on_disk_until_they_are_saved(session, folder, writer, predictor):
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    (record,) = autosave.found()
+    autosave.restore(record)
+    assert not record.path.exists()
+    (again,) = folder.glob("*-edited.nii.gz")
+    np.testing.assert_array_equal(read_labels(again).data, session.shown.labels)
+    assert autosave.found() == []
+
+
+def test_rerun_spares_restored_edits(session, folder, writer, predictor, files):
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    open_case(fresh, files)
+    autosave.restore(autosave.found()[0])
+    restored = fresh.shown
+    fresh.run()
+    assert fresh.shown.layer is not restored.layer
+    np.testing.assert_array_equal(restored.labels, session.shown.labels)
+
+
+def test_nothing_is_restored_twice_or_while_a_job_runs(session, folder, writer, predictor, told):
+    crashed(session, folder, writer)
+    first, second = (Autosave(open_session(predictor), folder) for _ in range(2))
+    (record,) = second.found()
+    first.restore(first.found()[0])
+    assert not second.restore(record)
+    assert told == ["The edits of patient were restored or discarded elsewhere."]
+
+
+def test_damaged_copy_is_told_and_stays(session, folder, writer, predictor, told):
+    crashed(session, folder, writer)
+    next(folder.glob("*-edited.nii.gz")).write_bytes(b"not a label map")
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    (record,) = autosave.found()
+    autosave.restore(record)
+    assert len(told) == 1
+    assert not fresh.viewer.layers
+    assert autosave.found() == [record]
+    autosave.discard(record)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"case": "x"}', '{"case": "x", "owner": 3}'])
+def test_files_that_are_no_record_are_passed_over(session, folder, content):
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(content)
+    assert Autosave(session, folder).found() == []
+
+
+def test_latest_edits_are_offered_first(folder, predictor, tmp_path, session, writer):
+    crashed(session, folder, writer)
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text("utf-8"))
+    for name, when in (("old", "2001-01-01T00:00:00+00:00"), ("new", "2999-01-01T00:00:00")):
+        (folder / f"{name}.json").write_text(json.dumps({**content, "case": name, "when": when}))
+    found = Autosave(open_session(predictor), folder).found()
+    assert [record.case for record in found] == ["new", "patient", "old"]
+
+
+# --- going away -------------------------------------------------------------------------------------
+
+
+def test_copy_goes_when_the_edits_are_saved(session, folder, tmp_path):
+    autosave = Autosave(session, folder)
+    paint(session)
+    autosave.save_now()
+    assert list(folder.iterdir())
+    session.save(tmp_path / "out.nii.gz")
+    autosave.save_now()
+    assert not list(folder.iterdir())
+    assert autosave.unsaved == []
+    paint(session, at=1)
+    autosave.save_now()
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_copies_go_with_the_normal_end_and_none_comes_after(session, folder):
+    autosave = Autosave(session, folder)
+    paint(session)
+    session.run()
+    paint(session)
+    autosave.save_now()
+    assert len(list(folder.glob("*.json"))) == 2
+    session.close()
+    autosave.save_now()
+    assert not list(folder.iterdir())
+
+
+def test_copies_of_others_stay(session, folder, writer, predictor):
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    Autosave(fresh, folder)
+    fresh.close()
+    assert len(list(folder.iterdir())) == 3
+
+
+# --- the row in the panel ---------------------------------------------------------------------------
+
+
+def test_row_offers_restores_and_discards(session, folder, writer, predictor, qtbot, tmp_path):
+    from napari_m3ae.widgets.edit import EditPart
+
+    crashed(session, folder, writer)
+    (path,) = folder.glob("*.json")
+    fresh = open_session(predictor)
+    part = EditPart(fresh, Autosave(fresh, folder))
+    qtbot.addWidget(part)
+    assert not part.recovery.isHidden()
+    assert part.recovery.words.text().startswith("Unsaved edits of patient, ")
+    assert part.timer.isActive()
+    assert part.timer.interval() == 30_000
+    part.recovery.restore_button.click()
+    assert part.recovery.isHidden()
+    assert fresh.shown.layer.name == "recovered edits · patient"
+    assert part.name.text() == "recovered edits · patient"
+    assert not path.exists()
+
+
+def test_row_discards(session, folder, writer, predictor, qtbot):
+    from napari_m3ae.widgets.edit import EditPart
+
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    part = EditPart(fresh, Autosave(fresh, folder))
+    qtbot.addWidget(part)
+    part.recovery.discard_button.click()
+    assert part.recovery.isHidden()
+    assert not list(folder.iterdir())
+    assert not fresh.viewer.layers
+
+
+def test_two_cases_do_not_share_a_copy(session, folder, tmp_path):
+    autosave = Autosave(session, folder)
+    paint(session)
+    open_case(session, write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1))
+    session.run()
+    paint(session, 2)
+    autosave.save_now()
+    cases = {json.loads(path.read_text("utf-8"))["case"] for path in folder.glob("*.json")}
+    assert cases == {"patient", "other"}
