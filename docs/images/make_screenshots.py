@@ -1,12 +1,11 @@
 """Makes the screenshots of the documentation: a real viewer, the built-in case, the built-in model.
 
-LIBGL_ALWAYS_SOFTWARE=1 xvfb-run -a -s "-screen 0 1920x1200x24" python docs/images/make_screenshots.py [FOLDER]
+LIBGL_ALWAYS_SOFTWARE=1 xvfb-run -a -s "-screen 0 1920x1200x24" python docs/images/make_screenshots.py [--run RUN]
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,7 +16,11 @@ os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
 import napari
 import numpy as np
-from qtpy.QtWidgets import QApplication
+import tyro
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_m3ae.runs import Run
+from napari_m3ae.widgets.panel import Panel
 
 SIZE = (1500, 950)
 
@@ -47,29 +50,91 @@ def shoot(viewer: napari.Viewer, path: Path) -> None:
     print(path, picture.shape, np.round(picture[..., :3].std(), 1))
 
 
-def segmented(viewer: napari.Viewer) -> None:
-    """Open the sample case and segment it from FLAIR and T2 alone."""
-    viewer.open_sample("napari-m3ae", "case")
-    _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
-    settle()
-    for missing in ("T1", "T1c"):
-        panel.rows[missing].tick.setChecked(False)
-    panel.run_button.click()
+def finish(panel: Panel) -> None:
+    """Wait until the running job is done."""
     pump(lambda: panel.session.state.phase == "idle", 600)
+    settle()
+
+
+def turn_to(panel: Panel, part: QWidget) -> None:
+    """Bring the tab of a part to the front."""
+    panel.tabs.setCurrentIndex(panel.parts.index(part))
+
+
+def clinician(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
+    """Take the pictures of the clinician's walk-through: T1 and T1c are missing."""
+    panel.case.sample_button.click()
+    finish(panel)
+    shoot(viewer, folder / "case.png")
+    turn_to(panel, panel.segment)
+    for missing in ("T1", "T1c"):
+        panel.segment.rows[missing].tick.setChecked(False)
+    panel.segment.run_button.click()
+    finish(panel)
     if not panel.session.state.result:
         raise RuntimeError("the run made no result")
-    viewer.scene.camera.zoom *= 1.3
+    shoot(viewer, folder / "viewer.png")
+    turn_to(panel, panel.edit)
+    panel.edit.outline.setChecked(True)
+    shoot(viewer, folder / "edit.png")
+    panel.edit.outline.setChecked(False)
+    turn_to(panel, panel.case)
+    panel.case.grid.setChecked(True)
+    shoot(viewer, folder / "grid.png")
+    panel.case.grid.setChecked(False)
 
 
-def main(folder: Path) -> None:
-    """Make all pictures."""
+def researcher(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
+    """Take the pictures of the researcher's walk-through: all four sequences are there."""
+    for row in panel.segment.rows.values():
+        row.tick.setChecked(True)
+    turn_to(panel, panel.whatif)
+    panel.whatif.without["T1c"].setChecked(True)
+    panel.whatif.compare_button.click()
+    finish(panel)
+    shoot(viewer, folder / "whatif.png")
+    panel.whatif.sweep_button.click()
+    finish(panel)
+    show_only(viewer, "FLAIR", "agreement")
+    shoot(viewer, folder / "agreement.png")
+    turn_to(panel, panel.explore)
+    panel.explore.substitute_button.click()
+    finish(panel)
+    panel.explore.dropped["T1c"].setChecked(True)
+    panel.explore.shown.setCurrentText("FLAIR")
+    panel.explore.run_button.click()
+    finish(panel)
+    show_only(viewer, "SYNTHETIC composite", "M3AE mask")
+    shoot(viewer, folder / "explore.png")
+
+
+def show_only(viewer: napari.Viewer, *parts: str) -> None:
+    """Hide all layers but those whose name holds one of the words."""
+    for layer in viewer.layers:
+        layer.visible = any(part in layer.name for part in parts)
+
+
+def train(viewer: napari.Viewer, panel: Panel, folder: Path, run: Path) -> None:
+    """Take the picture of a finished run."""
+    turn_to(panel, panel.train)
+    panel.train.run = Run(run)
+    panel.train.refresh()
+    settle(3)
+    shoot(viewer, folder / "train.png")
+
+
+def main(folder: Path = Path(__file__).parent, run: Path | None = None) -> None:
+    """Make all pictures; that of a training only if a `run` folder is given."""
     viewer = napari.Viewer(title="napari with M3AE", show=True)
     viewer.window.resize(*SIZE)
     settle()
-    segmented(viewer)
-    shoot(viewer, folder / "viewer.png")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
+    clinician(viewer, panel, folder)
+    researcher(viewer, panel, folder)
+    if run is not None:
+        train(viewer, panel, folder, run)
     viewer.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    tyro.cli(main)

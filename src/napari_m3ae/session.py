@@ -93,7 +93,8 @@ class Session:
         self.predictions: dict[Subset, Prediction] = {}
         self._runner = runner or ThreadRunner()
         self._load = load or load_predictor
-        self._predictor: Predictor | None = None
+        self._loaded: tuple[Path, Predictor] | None = None
+        self._grid_of = ""
         self.use_model(BUILTIN)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -154,7 +155,6 @@ class Session:
         except M3AEError as error:
             show_error(str(error))
             return
-        self._predictor = None
         self.predictions = {}
         self._update(model=replace(model, card=card), seconds=None)
 
@@ -195,6 +195,8 @@ class Session:
             )
         volumes, moved = to_one_grid({name: layers.to_volume(layer) for name, layer in used.items()})
         reference = next(iter(volumes))
+        if moved and reference != self._grid_of:  # results on another grid cannot be compared with these
+            self.predictions, self._grid_of = {}, reference
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
         return Chosen(
             Case(name, BRATS, volumes),
@@ -226,9 +228,10 @@ class Session:
 
     def predictor(self) -> Predictor:
         """Return the chosen model, loaded now if it is not; to be called within a job."""
-        if self._predictor is None:
-            self._predictor = self._load(self.state.model.folder)
-        return self._predictor
+        folder, loaded = self.state.model.folder, self._loaded
+        if loaded is None or loaded[0] != folder:  # another model may be chosen while this one is being loaded
+            loaded = self._loaded = (folder, self._load(folder))
+        return loaded[1]
 
     def segment(self, case: Case) -> Generator[Progress | Prediction, None, None]:
         """Segment a case with the chosen model: a job."""
@@ -238,7 +241,7 @@ class Session:
     def show(self, prediction: Prediction, chosen: Chosen) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
         if chosen.notes:
-            told = (*prediction.warnings, *chosen.notes)
+            told = tuple(dict.fromkeys((*prediction.warnings, *chosen.notes)))
             record = {**prediction.provenance, "warnings": list(told)}
             prediction = replace(prediction, warnings=told, provenance=record)
         chosen.known[prediction.subset] = replace(prediction, probabilities={})

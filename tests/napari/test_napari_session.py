@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,14 +13,18 @@ from napari.utils.notifications import notification_manager
 
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.case import find_case
-from m3ae_core.data.phantom import write_phantom
+from m3ae_core.data.phantom import AFFINE, write_phantom
 from m3ae_core.data.volume import read_labels
 from m3ae_core.errors import InputError
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
-from napari_m3ae.state import Slot, State, used_and_substituted
+from napari_m3ae.state import Model, Slot, State, used_and_substituted
+
+
+#: A grid beside that of the phantoms, half a voxel off.
+OTHER_GRID = AFFINE + np.array([[0, 0, 0, 2.0], [0] * 4, [0] * 4, [0] * 4])
 
 
 def open_case(viewer: ViewerModel, files) -> dict[str, Image]:
@@ -198,6 +203,25 @@ def test_model_is_loaded_once(viewer, files, predictor):
     assert loads == [builtin_bundle()]
 
 
+def test_model_chosen_while_another_is_loaded_is_the_one_that_runs_next(viewer, files, predictor, tmp_path):
+    loads = []
+
+    def load(folder):
+        loads.append(folder)
+        if len(loads) == 1:
+            session.use_model(Model("copy", copy))
+        return predictor
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(builtin_bundle() / "bundle.json", copy)
+    session = Session(viewer, InlineRunner(), load)
+    open_case(viewer, files)
+    session.run()
+    session.run()
+    assert loads == [builtin_bundle(), copy]
+
+
 def test_result_never_goes_into_the_layer_of_another_case(session, case, viewer, tmp_path):
     session.run()
     before = results(viewer)[0].data.copy()
@@ -258,12 +282,27 @@ def test_one_layer_for_two_sequences_is_refused(session, case, predictor, told):
     assert not predictor.cases
 
 
-def test_images_on_different_grids_are_refused(session, case, viewer, predictor, told, tmp_path):
-    other = open_case(viewer, write_phantom(tmp_path, "other", shape=(16, 16, 16)))
-    session.choose("T1", case["T1"])
-    assert chosen(session)["T2"] == other["T2"]
+def test_image_on_another_grid_is_resampled_and_that_is_said(session, case, predictor, tmp_path, viewer):
+    open_case(viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16), affine=OTHER_GRID, present=["T2"]))
+    for name in ("FLAIR", "T1", "T1c"):
+        session.choose(name, case[name])
     session.run()
-    assert "do not lie on one grid" in told[0]
+    (handed,) = predictor.cases
+    assert handed.volumes["T2"].shape == handed.volumes["FLAIR"].shape
+    np.testing.assert_array_equal(handed.volumes["T2"].affine, handed.volumes["FLAIR"].affine)
+    assert session.state.warnings == ("T2 was resampled to the grid of FLAIR.",)
+    session.save(tmp_path / "out.nii.gz")
+    (record,) = tmp_path.glob("out*.json")
+    assert json.loads(record.read_text())["warnings"] == ["T2 was resampled to the grid of FLAIR."]
+
+
+def test_images_of_different_places_are_refused(session, case, viewer, predictor, told, tmp_path):
+    far = OTHER_GRID.copy()
+    far[:3, 3] += 500
+    open_case(viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16), affine=far, present=["T2"]))
+    session.choose("FLAIR", case["FLAIR"])
+    session.run()
+    assert "0 % of T2 lies within the field of view of FLAIR" in told[0]
     assert not predictor.cases
 
 
