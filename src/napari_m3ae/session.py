@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
 
 from m3ae_core.card import read_card
 from m3ae_core.data.align import to_one_grid
 from m3ae_core.data.case import Case
-from m3ae_core.errors import InputError, M3AEError
+from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.plugins import models
@@ -229,7 +229,9 @@ class Session:
     def predictor(self) -> Predictor:
         """Return the chosen model, loaded now if it is not; to be called within a job."""
         folder, loaded = self.state.model.folder, self._loaded
-        if loaded is None or loaded[0] != folder:  # another model may be chosen while this one is being loaded
+        if (
+            loaded is None or loaded[0] != folder
+        ):  # another model may be chosen while this one is being loaded
             loaded = self._loaded = (folder, self._load(folder))
         return loaded[1]
 
@@ -265,6 +267,30 @@ class Session:
             return False
         self.shown = self.shown.saved()
         return True
+
+    def report(self, path: Path) -> None:
+        """Write a page (.html) about the segmentation on display, as it is now."""
+        if self.shown is None:
+            return
+        try:
+            chosen, prediction = self.chosen(), self.shown.as_displayed()
+            if not self.shown.sources & chosen.sources:
+                raise InputError(
+                    "The segmentation on display is not of the chosen images.",
+                    "Segment them first.",
+                    code="other-case",
+                )
+        except M3AEError as error:
+            show_error(str(error))
+            return
+
+        def job() -> Events:
+            from m3ae_core.report.case import write_case_report
+
+            yield Progress("writing the report", 0, 0)
+            yield write_case_report(path, chosen.case, prediction)
+
+        self.start(job(), lambda written: show_info(f"Written: {printable(written)}"))
 
     def close(self) -> None:
         """Let go of the viewer, the panel and a running job."""

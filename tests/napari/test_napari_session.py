@@ -22,7 +22,6 @@ from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
 from napari_m3ae.state import Model, Slot, State, used_and_substituted
 
-
 #: A grid beside that of the phantoms, half a voxel off.
 OTHER_GRID = AFFINE + np.array([[0, 0, 0, 2.0], [0] * 4, [0] * 4, [0] * 4])
 
@@ -345,6 +344,24 @@ def test_label_that_is_no_tissue_is_not_saved(session, case, viewer, tmp_path, t
     session.save(tmp_path / "out.nii.gz")
     assert "holds the label 7, which stands for no tissue" in told[0]
     assert not list(tmp_path.glob("out*"))
+
+
+def test_report_tells_of_the_segmentation_as_it_is_now(session, case, viewer, tmp_path):
+    session.run()
+    results(viewer)[0].data[1, 2, 3] = 3
+    session.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "patient" in page
+    assert "Not a medical device" in page
+    assert "1 voxel" in page
+
+
+def test_report_of_another_case_is_refused(session, case, viewer, tmp_path, told):
+    session.run()
+    open_case(viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1))
+    session.report(tmp_path / "report.html")
+    assert "not of the chosen images" in told[0]
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_unwritable_path_is_said(session, case, tmp_path, told):

@@ -52,7 +52,7 @@ class SegmentPart(QWidget):
         self.probabilities = button(
             "Show probabilities", "How probable each region is, as hidden layers.", self._show_probabilities
         )
-        self.scheme = QComboBox()
+        self.numbers, self.scheme = QLabel("Numbers"), QComboBox()
         self.scheme.addItems(list(SCHEMES))
         self.scheme.setCurrentText(settings().scheme)
         self.scheme.setToolTip("Label numbers in the saved file; necrotic core / oedema / enhancing tumour.")
@@ -61,6 +61,11 @@ class SegmentPart(QWidget):
             "Write a NIfTI label map on the case's grid, and a record beside it.",
             self.save,
             "Alt+S",
+        )
+        self.report_button = button(
+            "Report…",
+            "Write a page to read or print: slices, volumes, diameters, how reliable the model is (.html).",
+            self._report,
         )
         self._lay_out()
 
@@ -75,7 +80,7 @@ class SegmentPart(QWidget):
         grid.addWidget(QLabel("Model"), len(self.rows) + 1, 0)
         grid.addWidget(self.models, len(self.rows) + 1, 1)
         saving = QHBoxLayout()
-        saving.addWidget(QLabel("Numbers"))
+        saving.addWidget(self.numbers)
         saving.addWidget(self.scheme, 1)
         saving.addWidget(self.save_button, 2)
         column = QVBoxLayout(self)
@@ -83,6 +88,7 @@ class SegmentPart(QWidget):
         for widget in (self.plan, self.reliability, self.run_button, self.legend, self.probabilities):
             column.addWidget(widget)
         column.addLayout(saving)
+        column.addWidget(self.report_button)
         column.addStretch()
 
     def render(self, state: State) -> None:  # type: ignore[override]
@@ -94,7 +100,14 @@ class SegmentPart(QWidget):
         self.plan.setText(state.plan + estimate)
         self.reliability.setText("\n".join(state.reliability))
         self.run_button.setEnabled(state.can_run)
-        for widget in (self.legend, self.probabilities, self.scheme, self.save_button):
+        for widget in (
+            self.legend,
+            self.probabilities,
+            self.numbers,
+            self.scheme,
+            self.save_button,
+            self.report_button,
+        ):
             widget.setVisible(bool(state.result))
 
     def save(self) -> None:
@@ -104,6 +117,12 @@ class SegmentPart(QWidget):
         )
         if path:
             self.session.save(Path(path), SCHEMES[self.scheme.currentText()])
+
+    def _report(self) -> None:
+        name = self.session.suggested_name.replace("_dseg.nii.gz", ".html")
+        path, _ = QFileDialog.getSaveFileName(self, "Write a report", name, "Web page (*.html)")
+        if path:
+            self.session.report(Path(path))
 
     def _show_probabilities(self) -> None:
         if self.session.shown is not None:
