@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def grade(median_dice: float) -> str:
     return next((word for least, word in GRADES if median_dice >= least), "unreliable")
 
 
-def reliability_words(card: dict[str, Any], subset: Subset) -> tuple[str, ...]:
+def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...]:
     """Say how reliable a model is with the sequences of `subset`: one sentence a region.
 
     `card` is the ``card`` of a bundle. The figures are those of its validation cases; where nothing was measured, that

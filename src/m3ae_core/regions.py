@@ -165,4 +165,5 @@ def convert(
     table = np.zeros(max(source.allowed) + 1, np.uint8)
     for tissue, value in source.values:
         table[value] = target.value(tissue)
-    return table[labels]
+    converted: npt.NDArray[np.uint8] = table[labels]
+    return converted

@@ -91,8 +91,12 @@ def as_python(session: Session) -> str:
 def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:
     """Return the name of the case, the files of its sequences, and which of these lie on another grid."""
     case = session.chosen().case
-    used = {slot.modality: slot.layer for slot in session.state.slots if slot.modality in case.volumes}
-    volumes = {modality: layers.to_volume(layer) for modality, layer in used.items() if layer is not None}
+    used = {
+        slot.modality: slot.layer
+        for slot in session.state.slots
+        if slot.layer is not None and slot.modality in case.volumes
+    }
+    volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
     files: dict[str, Path] = {}
     for modality, volume in volumes.items():
         if volume.path is None:

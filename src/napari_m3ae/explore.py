@@ -141,7 +141,11 @@ class Explorer:
         layer = layers.show_computed(
             self.session.viewer,
             layers.computed(
-                image, grid.affine, title, kind, **({"colormap": "gray"} if kind == "image" else {}) | style
+                image,
+                np.asarray(grid.affine, float),
+                title,
+                kind,
+                **({"colormap": "gray"} if kind == "image" else {}) | style,
             ),
         )
         if kind == "image":

@@ -137,7 +137,7 @@ class Opener:
             if layers.made_here(layer):
                 self._remove(layer)
             elif isinstance(layer, Image) and "source" in noted:
-                if modality in opened.images and modality not in images:
+                if modality is not None and modality in opened.images and modality not in images:
                     images[modality] = layer
                 else:
                     self._remove(layer)
@@ -282,7 +282,7 @@ def same_scheme(layer: Labels, content: LayerData) -> bool:
 
 def digest(data: npt.NDArray[np.generic]) -> int:
     """Return a checksum of an array."""
-    return zlib.crc32(np.ascontiguousarray(data))
+    return zlib.crc32(np.ascontiguousarray(data).tobytes())
 
 
 def _unlike(volume: Volume, others: Mapping[str, Volume]) -> Volume:

@@ -20,6 +20,11 @@ class RunLog:
         The last step's line (empty if an epoch has ended since), and the number of steps since the last epoch.
     """
 
+    epochs: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
+    step: dict[str, Any]
+    steps: int
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._forget(None)
@@ -40,10 +45,8 @@ class RunLog:
 
     def _forget(self, identity: tuple[int, int] | None) -> None:
         self._identity, self._end = identity, 0
-        self.epochs: list[dict[str, Any]] = []
-        self.validations: list[dict[str, Any]] = []
-        self.step: dict[str, Any] = {}
-        self.steps = 0
+        self.epochs, self.validations = [], []
+        self.step, self.steps = {}, 0
 
     def _added(self) -> bytes:
         """Return the whole lines that were not read yet."""

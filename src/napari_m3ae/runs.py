@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from m3ae_core.errors import printable
 from napari_m3ae.runlog import RunLog
@@ -89,7 +89,7 @@ class Run:
         """Return how far the run is."""
         log = self._log.read_on()
         epoch = log.epochs[-1]["epoch"] if log.epochs else 0
-        validation = log.validations[-1] if log.validations else {"epoch": 0, "dice": {}}
+        validation: dict[str, Any] = log.validations[-1] if log.validations else {"epoch": 0, "dice": {}}
         latest = log.step or (log.epochs[-1] if log.epochs else {})
         epochs = self._epochs(latest.get("terms", {}))
         return TrainingProgress(

@@ -51,7 +51,7 @@ class Training:
     @property
     def arguments(self) -> list[str]:
         """What ``m3ae`` is given."""
-        options = {"cases": self.cases, "output": self.output}
+        options: dict[str, Path | None] = {"cases": self.cases, "output": self.output}
         if self.stage == "finetune":
             options |= {"pretrained": self.pretrained, "validation": self.validation}
         given = [(f"--{name}", str(path)) for name, path in options.items() if path is not None]

@@ -259,7 +259,22 @@ def test_rerun_spares_restored_edits(session, folder, writer, predictor, files):
     np.testing.assert_array_equal(restored.labels, session.shown.labels)
 
 
-def test_nothing_is_restored_twice_or_while_a_job_runs(session, folder, writer, predictor, told):
+def test_nothing_is_restored_while_a_job_runs(session, folder, writer, predictor, files):
+    crashed(session, folder, writer)
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    open_case(fresh, files)
+    begun = []
+    fresh.changed.connect(
+        lambda state: state.phase == "running" and begun.append(autosave.restore(autosave.found()[0]))
+    )
+    fresh.run()
+    assert begun
+    assert not any(begun)
+    assert len(autosave.found()) == 1
+
+
+def test_nothing_is_restored_twice(session, folder, writer, predictor, told):
     crashed(session, folder, writer)
     first, second = (Autosave(open_session(predictor), folder) for _ in range(2))
     (record,) = second.found()
@@ -347,6 +362,7 @@ def test_row_offers_restores_and_discards(session, folder, writer, predictor, qt
     fresh = open_session(predictor)
     part = EditPart(fresh, Autosave(fresh, folder))
     qtbot.addWidget(part)
+    fresh.changed.connect(part.render)  # as the panel does
     assert not part.recovery.isHidden()
     assert part.recovery.words.text().startswith("Unsaved edits of patient, ")
     assert part.timer.isActive()
@@ -369,6 +385,26 @@ def test_row_discards(session, folder, writer, predictor, qtbot):
     assert part.recovery.isHidden()
     assert not list(folder.iterdir())
     assert not fresh.viewer.layers
+
+
+def test_copies_go_with_the_panel(session, folder, qtbot):
+    """Of the panel, Qt's half goes first; the session closes when told so."""
+    from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+    from napari_m3ae.widgets.edit import EditPart
+
+    panel = QWidget()
+    QVBoxLayout(panel).addWidget(EditPart(session, Autosave(session, folder)))
+    panel.destroyed.connect(session.close)
+    paint(session)
+    session.run()  # the change of the result on display keeps the edits
+    assert list(folder.iterdir())
+    with qtbot.waitSignal(panel.destroyed):
+        panel.deleteLater()
+    assert not list(folder.iterdir())
+    session.viewer.dims.set_current_step(0, 3)  # nobody listens any more
+    paint(session)
+    assert not session.viewer.keymap
 
 
 def test_two_cases_do_not_share_a_copy(session, folder, tmp_path):

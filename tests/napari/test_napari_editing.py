@@ -52,7 +52,9 @@ def result(session, editor, viewer, files) -> Labels:
     return session.shown.layer
 
 
-def show_labels(viewer: ViewerModel, labels: np.ndarray, affine: np.ndarray = AFFINE, scheme=BRATS_2023) -> Labels:
+def show_labels(
+    viewer: ViewerModel, labels: np.ndarray, affine: np.ndarray = AFFINE, scheme=BRATS_2023
+) -> Labels:
     layer = layers.add(viewer, layers.labels_layer(labels, affine, "labels", scheme))
     viewer.layers.selection.active = layer
     return layer
@@ -83,7 +85,12 @@ def test_target_is_the_active_label_map_or_else_the_segmentation(session, editor
 
 def test_without_labels_nothing_happens(editor):
     assert editor.target is None
-    assert (editor.volumes(), editor.diameters(), editor.table(), editor.diameters_in_words()) == ({}, None, [], "")
+    assert (editor.volumes(), editor.diameters(), editor.table(), editor.diameters_in_words()) == (
+        {},
+        None,
+        [],
+        "",
+    )
     for clean in CLEAN_UPS.values():
         assert clean(editor) == 0
     editor.choose("oedema")
@@ -198,7 +205,7 @@ def test_tumour_slices_in_a_viewer_with_a_series(editor, viewer):
     layer = show_labels(viewer, untidy())
     viewer.add_image(np.zeros((2, 20, 24, 16)))
     viewer.layers.selection.active = layer
-    assert not editor.next_slice() or viewer.dims.order[0] == 1
+    assert not editor.next_slice(), "the slider runs through the series"
     viewer.dims.order = (1, 0, 2, 3)
     viewer.dims.set_point(1, -1000)
     assert editor.next_slice()
@@ -362,7 +369,9 @@ def test_diameters_of_a_slab(editor, viewer, affine, box, number):
     found = editor.diameters()
     assert found.long_mm == pytest.approx(np.hypot(31, 22))
     words = editor.diameters_in_words()
-    assert words.startswith(f"Enhancing tumour: 38.0 × {found.perpendicular_mm:.1f} mm on slice {number}, product ")
+    assert words.startswith(
+        f"Enhancing tumour: 38.0 × {found.perpendicular_mm:.1f} mm on slice {number}, product "
+    )
     assert words.endswith(" mm² (RANO; measurable)")
 
 
@@ -406,7 +415,7 @@ def test_part_cleans_up_and_copies(part, viewer):
     layer = show_labels(viewer, untidy())
     part.clean.smallest.setValue(65)
     part.clean.islands_button.click()
-    assert part.clean.outcome.text() == "Remove islands below: 1 voxels changed. Ctrl+Z takes it back."
+    assert part.clean.outcome.text() == "Remove islands below: 1 voxel changed. Ctrl+Z takes it back."
     part.clean.islands_button.click()
     assert part.clean.outcome.text() == "Remove islands below: nothing to change."
     part.copy_button.click()
@@ -425,8 +434,10 @@ def test_part_cleans_up_and_copies(part, viewer):
 def test_controls_explain_themselves(part):
     from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QLabel
 
-    controls = [made for kind in (QAbstractButton, QAbstractSpinBox, QLabel) for made in part.findChildren(kind)]
-    mute = [control for control in controls if not control.toolTip() and control.objectName() != "qt_spinbox"]
+    controls = [
+        made for kind in (QAbstractButton, QAbstractSpinBox, QLabel) for made in part.findChildren(kind)
+    ]
+    mute = [made for made in controls if not made.toolTip() and made.parent() is not part.table]
     assert len(controls) > 15
     assert not mute
     titles = " ".join(control.text() for control in controls if isinstance(control, QAbstractButton))
@@ -440,7 +451,9 @@ def test_closing_with_unsaved_edits_asks(part, session, viewer, files, tmp_path,
     asked = []
     target = tmp_path / "saved.nii.gz"
     monkeypatch.setattr(
-        QMessageBox, "exec", lambda box: asked.append(box.text()) or getattr(QMessageBox.StandardButton, answer)
+        QMessageBox,
+        "exec",
+        lambda box: asked.append(box.text()) or getattr(QMessageBox.StandardButton, answer),
     )
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
     folder = str(write_phantom(tmp_path, "other", shape=(20, 24, 16)).labels.parent)

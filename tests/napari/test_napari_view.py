@@ -50,6 +50,10 @@ def cells(viewer: ViewerModel) -> list[list[str]]:
     return [names for names in placed if names]
 
 
+def voxel(*index: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([place]) for place in index)
+
+
 def state_of(viewer: ViewerModel) -> list[tuple[str, bool]]:
     return [(layer.name, layer.visible) for layer in viewer.layers if "in cell" not in layer.name]
 
@@ -172,7 +176,7 @@ def test_the_active_layer_stays_active(view, session, viewer):
 def test_copies_are_drawn_anew_after(change, view, session, viewer):
     session.run()
     mask = viewer.layers[MASK]
-    mask.data_setitem(([5], [6], [7]), [3])
+    mask.data_setitem(voxel(5, 6, 7), 3)
     if change == "redo":
         mask.undo()
     viewer.dims.set_point(0, mask.data_to_world((5, 0, 0))[0])
@@ -183,7 +187,7 @@ def test_copies_are_drawn_anew_after(change, view, session, viewer):
     actions = {
         "paint": lambda: mask.paint((5, 9, 9), 2),
         "fill": lambda: mask.fill((5, 9, 9), 2),
-        "set": lambda: mask.data_setitem(([5], [7], [7]), [1]),
+        "set": lambda: mask.data_setitem(voxel(5, 7, 7), 1),
         "undo": mask.undo,
         "redo": mask.redo,
     }
@@ -209,7 +213,7 @@ def test_new_layer_for_a_rerun_takes_the_place_of_the_edited_one(view, session, 
     session.run()
     view.grid(True)
     edited = session.shown.layer
-    edited.data_setitem(([0], [0], [0]), [3])
+    edited.data_setitem(voxel(0, 0, 0), 3)
     session.run()
     new = session.shown.layer
     assert new is not edited

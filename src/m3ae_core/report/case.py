@@ -1,4 +1,4 @@
-"""One page about one segmentation, to read, print or send: what it was made from, what it shows, how far to trust it."""
+"""One page about one segmentation, to read or print: what it was made from, what it shows, how far to trust it."""
 
 # mypy: allow-untyped-calls
 # (nibabel's functions carry no annotations)
@@ -191,13 +191,14 @@ def _content(case: Case, labels: npt.NDArray[np.uint8]) -> tuple[slice, slice, s
     for volume in case.volumes.values():
         content |= volume.data != 0
     boxes = ndimage.find_objects(content.view(np.uint8), max_label=1)
-    box: tuple[slice, slice, slice] = boxes[0] or np.s_[:, :, :]
-    return box
+    x, y, z = boxes[0] or np.s_[:, :, :]
+    return x, y, z
 
 
 def _slice(data: npt.NDArray[Any], plane: int, place: int) -> npt.NDArray[Any]:
     """Return a slice of a RAS array: superior or anterior up, patient's right (sagittal: anterior) on the left."""
-    return np.swapaxes(np.take(data, place, plane), 0, 1)[::-1, ::-1]
+    upright: npt.NDArray[Any] = np.swapaxes(np.take(data, place, plane), 0, 1)[::-1, ::-1]
+    return upright
 
 
 def _fullest(labels: npt.NDArray[np.uint8], axis: int) -> int:

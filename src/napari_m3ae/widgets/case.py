@@ -145,7 +145,8 @@ class CasePart(QWidget):
         except M3AEError as error:
             show_error(str(error))
             return
-        QApplication.clipboard().setText(content)
+        if (clipboard := QApplication.clipboard()) is not None:
+            clipboard.setText(content)
         show_info("Copied to the clipboard.")
 
     def _render_view(self, *_: object) -> None:

@@ -108,7 +108,8 @@ class EditPart(QWidget):
         """Put the table and the diameters on the clipboard, up to date."""
         self._measure()
         words = [self.table.as_text, self.diameters.text()]
-        QApplication.clipboard().setText("\n".join(word for word in words if word))
+        if (clipboard := QApplication.clipboard()) is not None:
+            clipboard.setText("\n".join(word for word in words if word))
 
     def may_close(self) -> bool:
         """Whether the viewer may close or the case change; where edits were not saved, the user decides."""
@@ -221,7 +222,8 @@ class _CleanUp(QGroupBox):
     def _button(self, title: str, tooltip: str, clean: Callable[[], int]) -> Any:
         def clicked() -> None:
             count = clean()
-            done = f"{count} voxels changed. {UNDO}" if count else "nothing to change."
+            voxels = "voxel" if count == 1 else "voxels"
+            done = f"{count} {voxels} changed. {UNDO}" if count else "nothing to change."
             self.outcome.setText(f"{title}: {done}")
 
         return button(title, f"{tooltip} {UNDO}", clicked)

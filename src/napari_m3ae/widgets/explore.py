@@ -150,7 +150,7 @@ class _Histogram(QWidget):
         self._range = f"{edges[0]:.2g} to {edges[-1]:.2g}"
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002, N802  Qt's name
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802  Qt's name
         """Draw the bars."""
         painter = QPainter(self)
         width, height = self.width() / self.BINS, self.height()

@@ -57,9 +57,10 @@ class Panel(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Watch the window that the panel is in: it is asked about unsaved edits before it closes."""
         super().showEvent(event)
-        if self._watched is not self.window() and self.window() is not self:
-            self._watched = self.window()
-            self._watched.installEventFilter(self)
+        window = self.window()
+        if window is not None and window is not self and window is not self._watched:
+            self._watched = window
+            window.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Keep the window open if the user would rather not lose edits."""

@@ -62,10 +62,12 @@ class Table(QTableWidget):
         self.rows: list[tuple[str, ...]] = []
         self.setToolTip(tooltip)
         self.setHorizontalHeaderLabels(list(header))
-        self.verticalHeader().hide()
+        if (rows := self.verticalHeader()) is not None:
+            rows.hide()
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.horizontalHeader().setStretchLastSection(True)
+        if (columns := self.horizontalHeader()) is not None:
+            columns.setStretchLastSection(True)
         self.fill([])
 
     def fill(self, rows: Sequence[Sequence[str]]) -> None:
@@ -76,7 +78,8 @@ class Table(QTableWidget):
             for j, cell in enumerate(row):
                 self.setItem(i, j, QTableWidgetItem(cell))
         self.resizeColumnsToContents()
-        height = self.horizontalHeader().sizeHint().height() + 4
+        header = self.horizontalHeader()
+        height = 4 + (header.sizeHint().height() if header is not None else 0)
         self.setFixedHeight(height + sum(self.rowHeight(i) for i in range(len(self.rows))))
 
     @property

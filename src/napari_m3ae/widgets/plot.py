@@ -30,7 +30,7 @@ class Plot(QWidget):
         self.setVisible(bool(series))
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002, N802  Qt's name
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802  Qt's name
         """Draw the curves, their range and their legend."""
         curves = {name: self._scaled(points) for name, points in self.series.items()}
         places = [point for points in curves.values() for point in points]

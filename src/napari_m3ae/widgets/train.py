@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from magicgui.types import FileDialogMode
 from magicgui.widgets import FileEdit
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
@@ -58,7 +59,8 @@ class TrainPart(QWidget):
         self.stage.setToolTip("Stage 2 starts from the model that stage 1 made.")
         self.recipe = _RecipeChooser()
         self.folders = {
-            name: FileEdit(mode="d", nullable=True, tooltip=tip) for name, (_, tip) in FOLDERS.items()
+            name: FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, nullable=True, tooltip=tip)
+            for name, (_, tip) in FOLDERS.items()
         }
         self.titles = {name: QLabel(title) for name, (title, _) in FOLDERS.items()}
         self.start_button = button(
@@ -91,13 +93,13 @@ class TrainPart(QWidget):
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session: a training has nothing to do with it."""
 
-    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802  Qt's name
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Look at the run folder, now and from time to time, while somebody sees it."""
         super().showEvent(event)
         self.refresh()
         self.timer.start()
 
-    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802  Qt's name
+    def hideEvent(self, event: QHideEvent | None) -> None:  # noqa: N802  Qt's name
         """Look no longer."""
         self.timer.stop()
         super().hideEvent(event)
@@ -142,7 +144,7 @@ class TrainPart(QWidget):
         InputError
             If a folder that it needs was not chosen (code ``no-folder``).
         """
-        given = {name: self.folders[name].value for name in self._asked_for()}
+        given = {name: cast("Path | None", self.folders[name].value) for name in self._asked_for()}
         for name, path in given.items():
             if path is None and name != "validation":
                 title, hint = FOLDERS[name]
@@ -156,9 +158,12 @@ class TrainPart(QWidget):
 
     def _copy(self, as_text: Callable[[Training], str]) -> None:
         try:
-            QGuiApplication.clipboard().setText(as_text(self._training()))
+            copied = as_text(self._training())
         except M3AEError as error:
             show_error(str(error))
+            return
+        if (clipboard := QGuiApplication.clipboard()) is not None:
+            clipboard.setText(copied)
 
     def _show_stage(self) -> None:
         """Show the folders that the chosen stage asks for."""
@@ -170,11 +175,11 @@ class TrainPart(QWidget):
     def _lay_out(self) -> None:
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
-        rows = [(QLabel("Stage"), self.stage), (QLabel("Recipe"), self.recipe)]
-        rows += [(self.titles[name], chooser.native) for name, chooser in self.folders.items()]
-        for row, (title, widget) in enumerate(rows):
+        rows: list[tuple[QLabel, QWidget]] = [(QLabel("Stage"), self.stage), (QLabel("Recipe"), self.recipe)]
+        rows += [(self.titles[name], folder.native) for name, folder in self.folders.items()]
+        for row, (title, chooser) in enumerate(rows):
             grid.addWidget(title, row, 0)
-            grid.addWidget(widget, row, 1)
+            grid.addWidget(chooser, row, 1)
         column = QVBoxLayout(self)
         column.addWidget(text("", EXPLAINED))
         column.addLayout(grid)
@@ -184,11 +189,11 @@ class TrainPart(QWidget):
             (self.open_button,),
         ):
             line = QHBoxLayout()
-            for widget in widgets:
-                line.addWidget(widget)
+            for made in widgets:
+                line.addWidget(made)
             column.addLayout(line)
-        for widget in (self.state, self.losses, self.dice, self.substitute):
-            column.addWidget(widget)
+        for part in (self.state, self.losses, self.dice, self.substitute):
+            column.addWidget(part)
         column.addStretch()
 
 
