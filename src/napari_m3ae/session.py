@@ -266,6 +266,7 @@ class Session:
             show_error(str(error))
             return False
         self.shown = self.shown.saved()
+        self._update()
         return True
 
     def report(self, path: Path) -> None:

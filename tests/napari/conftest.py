@@ -59,3 +59,9 @@ def files(tmp_path: Path) -> CaseFiles:
 @pytest.fixture
 def predictor() -> FakePredictor:
     return FakePredictor()
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsaved edits are kept in a folder of the test, not the user's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

@@ -51,11 +51,19 @@ def test_from_sample_to_saved_file(panel, qtbot, monkeypatch, tmp_path, files):
     assert "FLAIR and T2 were used. T1 and T1c were substituted" in panel.banner.text()
     assert "⚠ T1c is missing" in panel.banner.text()
 
+    panel.edit.tissues["enhancing tumour"].click()
+    assert (str(layer.mode), layer.selected_label) == ("paint", 3)
+    layer.brush_size = 1
+    layer.paint((0, 0, 0), layer.selected_label)
+    assert layer.data[0, 0, 0] == 3
+    assert panel.session.shown.unsaved
+
     path = tmp_path / "saved.nii.gz"
     monkeypatch.setattr(
         "napari_m3ae.widgets.segment.QFileDialog.getSaveFileName", lambda *_: (str(path), "NIfTI (*.nii.gz)")
     )
     panel.segment.save_button.click()
+    assert not panel.session.shown.unsaved
     saved, reference = read_labels(path), read_labels(files.labels)
     np.testing.assert_array_equal(saved.data.transpose(2, 1, 0), layer.data)
     np.testing.assert_array_equal(saved.affine, reference.affine)
@@ -65,6 +73,18 @@ def test_from_sample_to_saved_file(panel, qtbot, monkeypatch, tmp_path, files):
     np.testing.assert_array_equal(again.get_color(3), layer.get_color(3))
     again.save(str(tmp_path / "copy.nii.gz"), plugin="napari-m3ae")
     np.testing.assert_array_equal(read_labels(tmp_path / "copy.nii.gz").data, saved.data)
+
+
+def test_window_with_unsaved_edits_closes_only_if_the_user_wants(panel, qtbot, monkeypatch):
+    panel.segment.run_button.click()
+    finished(panel, qtbot)
+    panel.session.shown.layer.paint((0, 0, 0), 3)
+    answers, window = [False, True], panel.window()
+    monkeypatch.setattr(panel.edit, "may_close", lambda: answers.pop(0))
+    window.show()
+    window.close()
+    assert answers == [True]
+    assert window.isVisible()
 
 
 def test_choosers_follow_the_layers(panel):

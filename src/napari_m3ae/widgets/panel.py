@@ -30,6 +30,9 @@ WIDTH = 380
 class Panel(QWidget):
     """Shows a :class:`~napari_m3ae.session.Session` in tabs and passes on what the user does."""
 
+    #: The window that is asked before it closes; of the class, because Qt still asks when the panel is being taken apart.
+    _watched: QWidget | None = None
+
     def __init__(self, napari_viewer: ViewerModel, session: Session | None = None) -> None:
         super().__init__()
         self.session = session or Session(napari_viewer)
@@ -40,7 +43,6 @@ class Panel(QWidget):
         self.explore = ExplorePart(self.session)
         self.train = TrainPart(self.session)
         self.parts = (self.case, self.segment, self.edit, self.whatif, self.explore, self.train)
-        self._watched: QWidget | None = None
         self.banner = text("What the segmentation on display was made from.")
         self.banner.setStyleSheet("border: 1px solid palette(mid); padding: 4px;")
         self.progress = QProgressBar()
