@@ -30,9 +30,6 @@ WIDTH = 380
 class Panel(QWidget):
     """Shows a :class:`~napari_m3ae.session.Session` in tabs and passes on what the user does."""
 
-    #: The window that is asked before it closes; of the class, because Qt still asks when the panel is being taken apart.
-    _watched: QWidget | None = None
-
     def __init__(self, napari_viewer: ViewerModel, session: Session | None = None) -> None:
         super().__init__()
         self.session = session or Session(napari_viewer)
@@ -59,15 +56,13 @@ class Panel(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802  Qt's name
         """Watch the window that the panel is in: it is asked about unsaved edits before it closes."""
         super().showEvent(event)
-        window = self.window()
-        if window is not None and window is not self and window is not self._watched:
-            self._watched = window
+        if (window := self.window()) is not None:
             window.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802  Qt's name
         """Keep the window open if the user would rather not lose edits."""
-        closing = watched is self._watched and event is not None and event.type() == QEvent.Type.Close
-        if closing and event is not None and not self.edit.may_close():
+        closing = event is not None and event.type() == QEvent.Type.Close and watched is self.window()
+        if event is not None and closing and not self.edit.may_close():
             event.ignore()
             return True
         return bool(super().eventFilter(watched, event))
