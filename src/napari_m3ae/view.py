@@ -127,12 +127,11 @@ class View:
         return [plane.vm_container.viewer_model.scene.camera for plane in planes]
 
     def _wanted(self) -> tuple[tuple[Image, ...], Labels | None]:
-        """What the grid should show: the chosen sequences, and the segmentation on display if any."""
-        shown = self.session.shown
-        used = {
-            slot.layer: None for slot in self.session.state.slots if slot.ticked and slot.layer is not None
-        }
-        return tuple(used), None if shown is None else shown.layer
+        """What the grid should show: the chosen sequences, and the segmentation on display if it is one of theirs."""
+        shown, slots = self.session.shown, self.session.state.slots
+        images = {slot.layer: None for slot in slots if slot.ticked and slot.layer is not None}
+        sources = {layers.source_of(image) or f"layer {image.name}" for image in images}
+        return tuple(images), shown.layer if shown is not None and shown.sources & sources else None
 
     def _follow(self, *_: Any) -> None:
         """Keep the grid up with the session and the list of layers."""
