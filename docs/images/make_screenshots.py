@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 # neither read nor write the user's settings
@@ -95,7 +96,7 @@ def researcher(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
     shoot(viewer, folder / "whatif.png")
     panel.whatif.sweep_button.click()
     finish(panel)
-    show_only(viewer, "FLAIR", "agreement")
+    show_only(viewer, "FLAIR ·*", "M3AE agreement*")
     shoot(viewer, folder / "agreement.png")
     turn_to(panel, panel.explore)
     panel.explore.substitute_button.click()
@@ -104,14 +105,14 @@ def researcher(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
     panel.explore.shown.setCurrentText("FLAIR")
     panel.explore.run_button.click()
     finish(panel)
-    show_only(viewer, "SYNTHETIC composite", "M3AE mask")
+    show_only(viewer, "M3AE SYNTHETIC composite", "M3AE mask")
     shoot(viewer, folder / "explore.png")
 
 
-def show_only(viewer: napari.Viewer, *parts: str) -> None:
-    """Hide all layers but those whose name holds one of the words."""
+def show_only(viewer: napari.Viewer, *patterns: str) -> None:
+    """Hide all layers but those whose name is like one of the patterns."""
     for layer in viewer.layers:
-        layer.visible = any(part in layer.name for part in parts)
+        layer.visible = any(fnmatch(layer.name, pattern) for pattern in patterns)
 
 
 def train(viewer: napari.Viewer, panel: Panel, folder: Path, run: Path) -> None:

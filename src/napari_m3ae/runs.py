@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
-from m3ae_core.errors import printable
 from napari_m3ae.runlog import RunLog
 
 #: What a run folder holds; repeated from :mod:`m3ae_core.training`, which loads torch.
@@ -148,7 +147,7 @@ class Run:
             left = now.seconds_left
             return "Training." if left is None else f"Training, about {_duration(left)} left."
         if self.finished:
-            return f"Finished. The model is in {printable(self.folder / BUNDLE)}."
+            return f"Finished. The model is in its folder {BUNDLE}."
         if not self.started_here:
             return "Started elsewhere, so that it cannot be stopped here."
         stopped = "Stopped. Start goes on from its last checkpoint."

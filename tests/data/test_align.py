@@ -102,4 +102,6 @@ def test_rotated_image_is_judged_by_its_own_box():
 
 
 def test_empty_volume_is_no_fault_here():
-    assert to_one_grid({"T1": volume(), "T2": Volume(np.zeros(SHAPE, np.float32), affine(origin=(0.5, 0, 0)))})[1]
+    assert to_one_grid(
+        {"T1": volume(), "T2": Volume(np.zeros(SHAPE, np.float32), affine(origin=(0.5, 0, 0)))}
+    )[1]

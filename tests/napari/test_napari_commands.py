@@ -97,7 +97,9 @@ def test_python_for_images_on_two_grids_resamples_as_the_viewer_does(session, fo
 def test_layer_without_a_file_is_refused(session):
     viewer = session.viewer
     other = session.state.slots[0].layer
-    layer = viewer.add_image(other.data, name="drawn", affine=other.affine, axis_labels=layers.AXES, units="mm")
+    layer = viewer.add_image(
+        other.data, name="drawn", affine=other.affine, axis_labels=layers.AXES, units="mm"
+    )
     session.choose("T1c", layer)
     for copied in (as_command, as_python):
         with pytest.raises(InputError, match="The layer 'drawn' for T1c was not read from a file") as caught:

@@ -170,7 +170,12 @@ def test_what_is_no_case_leaves_everything_as_it_was(opener, session, viewer, fi
     bad.mkdir()
     (bad / "x.nii.gz").write_bytes(b"")
     damaged = bad / "patient-t2w.nii.gz"
-    paths = {"empty folder": bad, "unknown file": bad / "x.nii.gz", "nowhere": bad / "gone", "all damaged": damaged}
+    paths = {
+        "empty folder": bad,
+        "unknown file": bad / "x.nii.gz",
+        "nowhere": bad / "gone",
+        "all damaged": damaged,
+    }
     if kind == "all damaged":
         damaged.write_bytes(b"rubbish")
     opener.open([paths[kind]])
@@ -241,7 +246,9 @@ def test_nothing_of_the_former_patient_stays_in_sight(opener, session, viewer, f
     session.run()
     session.shown.layer.data_setitem(tuple(np.array([0]) for _ in range(3)), 3)
     session.run()  # a second layer, because the first was edited
-    edited = next(layer for layer in viewer.layers if layer.name.startswith("M3AE seg") and layer.data[0, 0, 0] == 3)
+    edited = next(
+        layer for layer in viewer.layers if layer.name.startswith("M3AE seg") and layer.data[0, 0, 0] == 3
+    )
     affine = session.shown.prediction.affine
     layers.show_computed(viewer, layers.computed(np.zeros(SHAPE), affine, "M3AE probability of WT"))
     opener.open([folder_of(write_phantom(tmp_path, "other", shape=SHAPE, seed=1))])

@@ -344,7 +344,7 @@ def test_the_controls_describe_the_training(part, training, children, qtbot):
         *("pretrain", "demo-2mm", "--cases", str(training.cases), "--output", str(training.output))
     ]
     assert part.run.folder == training.output
-    assert str(training.output) in part.state.text()
+    assert str(training.output) in part.state.toolTip()
 
 
 @pytest.mark.viewer

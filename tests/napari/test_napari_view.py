@@ -364,7 +364,9 @@ def test_three_planes_are_turned_with_the_view(view, session, viewer, monkeypatc
     module._VIEWER_MANAGERS = {}
     module._get_manager = lambda _: module._VIEWER_MANAGERS.setdefault(viewer, made)
     monkeypatch.setattr("napari_m3ae.view.find_spec", lambda _: object())
-    monkeypatch.setitem(__import__("sys").modules, MANAGERS.partition(".")[0], ModuleType("napari_orthogonal_views"))
+    monkeypatch.setitem(
+        __import__("sys").modules, MANAGERS.partition(".")[0], ModuleType("napari_orthogonal_views")
+    )
     monkeypatch.setitem(__import__("sys").modules, MANAGERS, module)
     assert view.planes_installed
     assert not view.planes_shown

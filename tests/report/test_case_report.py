@@ -32,9 +32,7 @@ def made_up(affine=AFFINE, present=("FLAIR", "T2"), **record):
         "reliability": MEASURED,
     }
     warnings = ("Something & else.",)
-    return case, Prediction(
-        labels, {}, affine, BRATS_2023, case.subset, warnings, {**provenance, **record}
-    )
+    return case, Prediction(labels, {}, affine, BRATS_2023, case.subset, warnings, {**provenance, **record})
 
 
 def text_of(path) -> str:

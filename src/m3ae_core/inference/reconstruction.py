@@ -91,7 +91,8 @@ class Reconstruction:
                 square = np.square(np.subtract(self.output[channel], self.image[channel], dtype=float))
                 masked, peak = self.masked[channel], float(np.ptp(self.image[channel][brain]))
                 measured[name] = Fidelity(
-                    *_mse_and_psnr(square[brain & masked], peak), *_mse_and_psnr(square[brain & ~masked], peak)
+                    *_mse_and_psnr(square[brain & masked], peak),
+                    *_mse_and_psnr(square[brain & ~masked], peak),
                 )
         return measured
 

@@ -56,12 +56,15 @@ class TrainPart(QWidget):
         self.stage = QComboBox()
         for name, words in STAGES.items():
             self.stage.addItem(words, name)
+        self.stage.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.stage.setToolTip("Stage 2 starts from the model that stage 1 made.")
         self.recipe = _RecipeChooser()
         self.folders = {
             name: FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, nullable=True, tooltip=tip)
             for name, (_, tip) in FOLDERS.items()
         }
+        for chooser in self.folders.values():
+            chooser.choose_btn.text = "…"
         self.titles = {name: QLabel(title) for name, (title, _) in FOLDERS.items()}
         self.start_button = button(
             "Start", "Train, or go on where the run in that folder stopped.", self.start
@@ -130,7 +133,8 @@ class TrainPart(QWidget):
         self.stop_button.setEnabled(run is not None and run.alive)
         self.state.setVisible(run is not None)
         if run is not None:
-            self.state.setText(f"{printable(run.folder)}\n{run.words()}")
+            self.state.setText(f"{printable(run.folder.name)}\n{run.words()}")
+            self.state.setToolTip(printable(run.folder))
         curves = None if run is None else run.curves()
         self.losses.draw({} if curves is None else curves.losses)
         self.dice.draw({} if curves is None else curves.dice)
