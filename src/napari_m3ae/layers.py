@@ -23,6 +23,7 @@ from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
+    from napari.utils.colormaps import Colormap
 
 #: What napari's `add_*` functions and `Layer.create` take: data, keyword arguments, layer type.
 LayerData = tuple[npt.NDArray[Any], dict[str, Any], Literal["image", "labels"]]
@@ -83,6 +84,15 @@ def computed(
     """
     shown, keywords = _shown(data, affine, name, {"computed": True})
     return shown, {**keywords, **style}, kind
+
+
+def fading(name: str) -> Colormap:
+    """Return napari's colormap `name` with its lowest colour transparent, for an image that is laid over another."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    colours = ensure_colormap(name).colors.copy()
+    colours[0, 3] = 0
+    return Colormap(colours, name=f"{name}, fading")
 
 
 def tissue_style(scheme: LabelScheme) -> dict[str, Any]:
