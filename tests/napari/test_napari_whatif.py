@@ -320,8 +320,9 @@ def test_agreement_counts_the_subsets(whatif, session, viewer):
     assert counts[4:8, 5, 6].tolist() == [15, 11, 5, 1]  # subsets of at least 1, 2, 3 and 4 sequences
     assert np.count_nonzero(counts) == 4 * 3 * 4
     assert tuple(layer.contrast_limits) == (0, 15)
-    assert layer.blending == "additive"
-    np.testing.assert_allclose(layer.colormap.colors[0][:3], 0, atol=0.02)  # adds nothing where there is none
+    assert layer.blending == "translucent"
+    assert layer.colormap.map(0.0)[..., 3] == 0  # nothing hides the image where no subset finds tumour
+    assert layer.colormap.map(1.0)[..., 3] == 1
     assert viewer.layers.index(layer) < viewer.layers.index(session.shown.layer)
     assert layer not in session.images
 
