@@ -12,7 +12,9 @@ from m3ae_core.regions import BRATS_2021, BRATS_2023, COLOURS, ENHANCING, MSD
 from napari_m3ae import layers
 
 SHAPE = (7, 8, 9)
-ORIENTATIONS = ("RAS", "LPS", "PIR", "ASL", "SLA")
+ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASL", "SLA", "IPL")
+#: Which of the axes (S, A, R) a plane lies across.
+PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
 def affine_of(codes: str) -> np.ndarray:
@@ -45,15 +47,36 @@ def test_marker_is_shown_at_its_ras_millimetres(codes):
     assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
 
 
+@pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_axial_slice_through_the_marker_shows_it(codes):
-    viewer = ViewerModel()
+def test_slice_through_the_marker_shows_it_and_no_other_does(codes, plane):
+    viewer, axis = ViewerModel(), PLANES[plane]
     layer = layers.add(viewer, layers.image_layer(marked(codes), "FLAIR"))
-    viewer.dims.set_point(0, layer.data_to_world(np.argwhere(layer.data == 1)[0])[0])
-    assert layer._slice.image.raw.sum() == 1
+    viewer.dims.order = (axis, *(other for other in range(3) if other != axis))
+    place = np.argwhere(layer.data == 1)[0]
+    for step in range(layer.data.shape[axis]):
+        voxel = place.copy()
+        voxel[axis] = step
+        viewer.dims.set_point(axis, layer.data_to_world(voxel)[axis])
+        assert layer._slice.image.raw.sum() == (step == place[axis])
     assert layer.axis_labels == ("S", "A", "R")
     off_diagonal = layer.affine.affine_matrix[:3, :3] - np.diag(np.diag(layer.affine.affine_matrix[:3, :3]))
     assert not off_diagonal.any()
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_what_is_painted_at_the_marker_is_saved_at_its_voxel(codes, plane):
+    """The brush is put where the marker lies in the world, in each plane; the file's own voxel must be hit."""
+    viewer, axis, volume = ViewerModel(), PLANES[plane], marked(codes)
+    empty = np.zeros(SHAPE, np.uint8)
+    layer = layers.add(viewer, layers.labels_layer(empty, volume.affine, "mask", BRATS_2023))
+    viewer.dims.order = (axis, *(other for other in range(3) if other != axis))
+    world = (volume.affine @ (1, 6, 3, 1))[2::-1]
+    viewer.dims.set_point(axis, world[axis])
+    layer.brush_size = 1
+    layer.paint(np.round(layer.world_to_data(world)), 3)
+    assert np.argwhere(layers.to_volume(layer).data).tolist() == [[1, 6, 3]]
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
