@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,15 @@ class Opened:
     images: Mapping[str, LayerData]
     labels: LayerData | None
     refused: Mapping[str, str]
+
+
+@dataclass
+class _Left:
+    """The layers that were opened for the former case: to be used again, and of no use for the new one."""
+
+    images: dict[str, Image] = field(default_factory=dict)
+    labels: Labels | None = None
+    useless: list[Layer] = field(default_factory=list)
 
 
 class Opener:
@@ -104,14 +113,17 @@ class Opener:
             return
         self._refused, self._source = opened.refused, opened.found.source
         first = not any(layers.source_of(layer) for layer in viewer.layers)
-        images, reference = self._clear(opened)
+        left = self._clear(opened)
+        images = left.images
         for name, content in opened.images.items():
             images[name] = refill(images[name], content) if name in images else layers.add(viewer, content)
         if opened.labels is not None:
-            if reference is None:
+            if left.labels is None:
                 layers.add(viewer, opened.labels)
             else:
-                refill(reference, opened.labels)
+                refill(left.labels, opened.labels)
+        for layer in left.useless:  # only now, so that a grid does not run empty meanwhile
+            self._remove(layer)
         ordered = [images[name] for name in BRATS.names if name in images]
         put_below(viewer, reversed(ordered))
         self.session.adopt(images)
@@ -123,12 +135,11 @@ class Opener:
         if "labels" in opened.refused:
             show_warning(f"The reference labels were left out. {opened.refused['labels']}")
 
-    def _clear(self, opened: Opened) -> tuple[dict[str, Image], Labels | None]:
-        """Take away what shows the former patient; return the layers to be used again."""
+    def _clear(self, opened: Opened) -> _Left:
+        """Take away what was made from the former patient's images; return the layers that were opened."""
         from napari.layers import Image, Labels
 
-        images: dict[str, Image] = {}
-        reference: Labels | None = None
+        left = _Left()
         chosen = {slot.layer for slot in self.session.state.slots}
         if self.session.shown is not None:
             self._remove(self.session.shown.layer)
@@ -137,18 +148,18 @@ class Opener:
             if layers.made_here(layer):
                 self._remove(layer)
             elif isinstance(layer, Image) and "source" in noted:
-                if modality is not None and modality in opened.images and modality not in images:
-                    images[modality] = layer
+                if modality is not None and modality in opened.images and modality not in left.images:
+                    left.images[modality] = layer
                 else:
-                    self._remove(layer)
+                    left.useless.append(layer)
             elif isinstance(layer, Labels) and untouched(layer):
-                if reference is None and opened.labels is not None and same_scheme(layer, opened.labels):
-                    reference = layer
+                if left.labels is None and opened.labels is not None and same_scheme(layer, opened.labels):
+                    left.labels = layer
                 else:
-                    self._remove(layer)
+                    left.useless.append(layer)
             elif noted or layer in chosen:
                 layer.visible = False
-        return images, reference
+        return left
 
     def _remove(self, layer: Layer) -> None:
         """Remove a layer. On some systems napari cannot draw any more once another than the topmost one is removed."""

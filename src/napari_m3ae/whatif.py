@@ -239,7 +239,11 @@ class WhatIf:
     def _show_swept(self, found: _Swept, _: Chosen) -> None:
         self.dice, self.shares = found.dice, found.shares
         name = f"{AGREEMENT}: tumour in n of {len(found.dice)} subsets"
-        style: dict[str, Any] = {"colormap": layers.fading("plasma"), "blending": "translucent", "opacity": 0.6}
+        style: dict[str, Any] = {
+            "colormap": layers.fading("plasma"),
+            "blending": "translucent",
+            "opacity": 0.6,
+        }
         layer = self._show(AGREEMENT, layers.computed(found.counts, found.affine, name, **style))
         layer.contrast_limits = (0, len(found.dice))
         layer.visible = True

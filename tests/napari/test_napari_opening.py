@@ -306,6 +306,25 @@ def test_foreign_layers_are_left_alone(opener, session, viewer, files, tmp_path)
     assert own.data.shape == SHAPE
 
 
+def test_grid_stays_for_a_case_with_other_sequences(opener, session, viewer, files, tmp_path):
+    view = View(session)
+    opener.open([folder_of(write_phantom(tmp_path, "first", shape=SHAPE, present=["T1", "T2"]))])
+    session.run()
+    view.grid(True)
+    opener.open([folder_of(write_phantom(tmp_path, "second", shape=SHAPE, present=["FLAIR", "T1c"], seed=1))])
+    assert view.gridded
+    session.run()
+    placed = [
+        [viewer.layers[index].name for index in indices]
+        for _, indices in viewer.canvas.grid.iter_viewboxes(viewer.layers)
+    ]
+    assert placed == [
+        ["FLAIR · second", "M3AE segmentation [FLAIR+T1c]"],
+        ["T1c · second", "M3AE mask in cell 2"],
+    ]
+    assert "T1 · first" not in viewer.layers
+
+
 # --- unsaved edits ----------------------------------------------------------------------------------
 
 
@@ -394,6 +413,102 @@ def test_refusals_of_a_case_do_not_outlive_it(opener, viewer, files, tmp_path):
     for content in get_reader(folder)(folder):
         layers.add(viewer, content)
     assert opener.statuses["T1"] == "missing (will be substituted)"
+
+
+# --- the part of the panel --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def part(session, qtbot, monkeypatch):
+    from napari_m3ae.widgets.case import CasePart
+
+    monkeypatch.setattr(opening, "settings", Settings)
+    part = CasePart(session)
+    qtbot.addWidget(part)
+    session.changed.connect(part.render)
+    part.render(session.state)
+    return part
+
+
+def drop(part, *paths) -> bool:
+    """Drop files on the part as Qt does; return whether they were accepted."""
+    from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
+
+    content = QMimeData()
+    content.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    how = (Qt.DropAction.CopyAction, content, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier)
+    entering = QDragEnterEvent(QPoint(5, 5), *how)
+    entering.ignore()
+    part.dragEnterEvent(entering)
+    if entering.isAccepted():
+        part.dropEvent(QDropEvent(QPointF(5, 5), *how))
+    return entering.isAccepted()
+
+
+def test_dropped_folder_is_opened(part, session, files):
+    assert drop(part, folder_of(files))
+    assert len(chosen(session)) == 4
+    assert part.statuses["T1"].text() == "present"
+
+
+def test_dropped_files_are_opened(part, session, files):
+    assert drop(part, files.images["T1"], files.images["T2"])
+    assert part.statuses["FLAIR"].text() == "missing (will be substituted)"
+    assert part.statuses["T2"].text() == "present"
+
+
+def test_drop_of_something_else_is_left_to_napari(part):
+    assert not drop(part)
+
+
+def test_buttons_open(part, session, files, monkeypatch):
+    where = "napari_m3ae.widgets.case.QFileDialog"
+    monkeypatch.setattr(f"{where}.getExistingDirectory", lambda *_: "")
+    part.folder_button.click()
+    assert not chosen(session)
+    monkeypatch.setattr(f"{where}.getExistingDirectory", lambda *_: str(folder_of(files)))
+    part.folder_button.click()
+    assert len(chosen(session)) == 4
+    monkeypatch.setattr(f"{where}.getOpenFileNames", lambda *_: ([str(files.images["T2"])], ""))
+    part.files_button.click()
+    assert list(chosen(session)) == ["T2"]
+    monkeypatch.setattr(opening, "builtin_case", lambda: files)
+    part.sample_button.click()
+    assert len(chosen(session)) == 4
+
+
+def test_part_shows_and_changes_the_view(part, session, files):
+    drop(part, folder_of(files))
+    assert part.side.currentText() == "radiological"
+    part.side.setCurrentText("neurological")
+    part.side.textActivated.emit("neurological")
+    assert part.view.side == "neurological"
+    part.view.turn("radiological")
+    assert part.side.currentText() == "radiological"
+    part.grid.click()
+    assert part.view.gridded
+    session.viewer.canvas.grid.enabled = False
+    assert not part.grid.isChecked()
+
+
+def test_run_is_copied(part, files, told):
+    from qtpy.QtWidgets import QApplication
+
+    assert not part.command_button.isEnabled()
+    drop(part, folder_of(files))
+    part.command_button.click()
+    assert QApplication.clipboard().text().startswith("m3ae predict --flair ")
+    part.python_button.click()
+    assert QApplication.clipboard().text().startswith("from pathlib import Path")
+
+
+def test_part_lets_go_of_a_closed_session(part, session, files):
+    drop(part, folder_of(files))
+    part.view.turn("radiological")
+    session.close()
+    session.viewer.scene.camera.orientation = ("away", "up", "right")
+    assert part.side.currentText() == "radiological"
 
 
 # --- settings ---------------------------------------------------------------------------------------
