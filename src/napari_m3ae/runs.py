@@ -134,7 +134,8 @@ class Run:
         said = [self._state_in_words(now)]
         if now.terms:
             total = "" if now.epochs is None else f" of {now.epochs}"
-            said.append(f"{now.epoch}{total} epochs are done, and {now.steps} steps of the next.")
+            steps = f", and {now.steps} steps of the next" if now.steps else ""
+            said.append(f"{now.epoch}{total} epochs are done{steps}.")
             said.append("Losses: " + _listed(now.terms, ".4f"))
         if now.dice:
             said.append(f"Dice after {now.validated} epochs: " + _listed(now.dice, ".3f"))

@@ -249,6 +249,7 @@ def test_the_log_is_followed_as_it_grows(tmp_path):
     now = run.progress()
     assert (now.epoch, now.epochs, now.steps, now.terms["segmentation"]) == (1, 12, 2, 0.7)
     assert now.seconds_left is None
+    assert "1 of 12 epochs are done, and 2 steps of the next." in run.words()
     (tmp_path / "times.jsonl").write_text(
         '{"epoch": 1, "seconds": 30.0}\n{"epoch": 2, "seconds": 60.0}\n{"ep'
     )
@@ -269,7 +270,7 @@ def test_the_log_is_followed_as_it_grows(tmp_path):
     )
     assert run.words().splitlines() == [
         "Started elsewhere, so that it cannot be stopped here.",
-        "2 of 12 epochs are done, and 0 steps of the next.",
+        "2 of 12 epochs are done.",
         "Losses: segmentation 0.6000, consistency 0.1000",
         "Dice after 2 epochs: WT 0.250",
     ]
