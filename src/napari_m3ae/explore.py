@@ -42,10 +42,16 @@ class Explorer:
         self.session = session
         self.substitute: dict[str, npt.NDArray[np.float32]] = {}
         self.reconstruction: Reconstruction | None = None
+        self._known = session.predictions
+        self._shown: list[Any] = []
+        session.changed.connect(self._forget)
 
     def show_substitute(self) -> None:
         """Show the substitute image where the chosen case lies, or on the template if none is chosen."""
-        chosen = self._chosen() if self.session.state.subset.present else None
+        chosen, known = (
+            self._chosen() if self.session.state.subset.present else None,
+            self.session.predictions,
+        )
 
         def job() -> Generator[Any, None, None]:
             yield Progress("loading the model", 0, 0)
@@ -57,7 +63,13 @@ class Explorer:
                 grid = standardise(chosen.case, bundle.config).grid
             yield dict(zip(bundle.config.modalities, bundle.substitute.numpy(), strict=True)), grid
 
-        self.session.start(job(), lambda found: self._show_substitute(*found))
+        def show(found: Any) -> None:
+            if (
+                known is self.session.predictions
+            ):  # neither another case nor another model was chosen meanwhile
+                self._show_substitute(*found)
+
+        self.session.start(job(), show)
 
     def reconstruct(self, dropped: Collection[str], ratio: float | None, seed: int, shown: str) -> None:
         """Mask the chosen case, let the model reconstruct it, and show the sequence `shown`.
@@ -151,7 +163,20 @@ class Explorer:
         if kind == "image":
             layer.contrast_limits = style["contrast_limits"]
         layer.metadata = {**layer.metadata, "sequence": sequence}
+        if layer not in self._shown:
+            self._shown.append(layer)
+            layer.visible = True
         return layer
+
+    def _forget(self, *_: Any) -> None:
+        """Hide and drop what was made from another case or model."""
+        if self._known is self.session.predictions:
+            return
+        self._known, self.substitute, self.reconstruction = self.session.predictions, {}, None
+        for layer in self._shown:
+            layer.visible = False
+        self._shown = []
+        self.changed.emit()
 
     def _chosen(self) -> Chosen | None:
         try:

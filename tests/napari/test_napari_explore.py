@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from m3ae_core.data.phantom import write_phantom
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
@@ -105,3 +106,16 @@ def test_everything_dropped_is_said_in_a_sentence(explorer, session, monkeypatch
     assert len(said) == 1
     assert "Keep at least one" in said[0]
     assert session.state.can_run
+
+
+def test_another_case_drops_what_was_made_from_the_last(explorer, session, tmp_path):
+    explorer.show_substitute()
+    explorer.reconstruct(["T1"], 0.875, 0, "T1")
+    folder = str(write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1).labels.parent)
+    for content in get_reader(folder)(folder):
+        layers.add(session.viewer, content)
+    assert explorer.reconstruction is None
+    assert explorer.fidelity == []
+    assert not any(layer.visible for layer in session.viewer.layers if layers.made_here(layer))
+    explorer.reconstruct(["T1"], 0.875, 0, "T1")
+    assert session.viewer.layers["M3AE error"].visible
