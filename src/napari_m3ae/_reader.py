@@ -14,6 +14,7 @@ from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError
 from m3ae_core.regions import LabelScheme, detect_scheme
 from napari_m3ae import layers
+from napari_m3ae.view import face_patient
 
 if TYPE_CHECKING:
     from napari_m3ae.layers import LayerData
@@ -53,10 +54,10 @@ def case_layers(files: CaseFiles, source: str, scheme: LabelScheme | None = None
 
 
 def faced(content: list[LayerData]) -> list[LayerData]:
-    """Turn the present viewer, if there is one, to the radiological view for `content`; return that."""
+    """Turn the present viewer, if there is one, to the view of the settings for `content`; return that."""
     from napari import current_viewer
 
-    layers.face_patient(current_viewer())
+    face_patient(current_viewer())
     return content
 
 

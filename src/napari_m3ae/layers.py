@@ -209,16 +209,6 @@ def reveal(viewer: ViewerModel, layer: Labels) -> None:
         viewer.dims.set_point(axis, layer.data_to_world(voxel)[axis])
 
 
-def face_patient(viewer: ViewerModel | None) -> None:
-    """Turn the camera to the radiological view: patient's right on the left, anterior and superior up.
-
-    The camera serves all layers, so it is left alone while the viewer shows something else.
-    """
-    if viewer is not None and all(tuple(layer.axis_labels) == AXES for layer in viewer.layers):
-        viewer.scene.camera.orientation = ("towards", "up", "left")
-        viewer.canvas.overlays.axes.visible = True
-
-
 def _shown(
     data: npt.NDArray[Any], affine: npt.NDArray[np.float64], name: str, noted: dict[str, Any]
 ) -> tuple[npt.NDArray[Any], dict[str, Any]]:

@@ -21,8 +21,7 @@ from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023, LabelScheme, detect_scheme
 from napari_m3ae import layers
-from napari_m3ae.settings import settings
-from napari_m3ae.view import face, put_below
+from napari_m3ae.view import face_patient, put_below
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -170,8 +169,8 @@ class Opener:
     def _look_at(self, layer: Image, first: bool) -> None:
         """Go to the middle of the case; for the first one, from the side that the user prefers."""
         viewer = self.session.viewer
-        if first and all(tuple(other.axis_labels) == layers.AXES for other in viewer.layers):
-            face(viewer, settings().view)
+        if first:
+            face_patient(viewer)
         middle = layer.data_to_world((np.array(layer.data.shape) - 1) / 2)
         viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), middle)
         viewer.fit_to_view()

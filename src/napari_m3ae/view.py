@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from napari_m3ae import layers
+from napari_m3ae.settings import settings
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -33,6 +34,15 @@ def face(viewer: ViewerModel, side: Side) -> None:
     """Turn the camera so that the patient's right is on the left (radiological) or on the right."""
     viewer.scene.camera.orientation = ORIENTATIONS[side]
     viewer.canvas.overlays.axes.visible = True
+
+
+def face_patient(viewer: ViewerModel | None) -> None:
+    """Turn the camera to the side of the settings, by default the radiological one.
+
+    The camera serves all layers, so it is left alone while the viewer shows something else.
+    """
+    if viewer is not None and all(tuple(layer.axis_labels) == layers.AXES for layer in viewer.layers):
+        face(viewer, settings().view)
 
 
 def put_below(viewer: ViewerModel, ordered: Iterable[Layer]) -> None:
@@ -70,8 +80,8 @@ class View:
     def turn(self, side: Side) -> None:
         """Show the patient from this side, in all planes."""
         face(self.viewer, side)
-        for camera in self._further_cameras():
-            camera.orientation = ORIENTATIONS[side]
+        for plane in self._further_planes():
+            plane.scene.camera.orientation = ORIENTATIONS[side]
 
     @property
     def gridded(self) -> bool:
@@ -98,7 +108,7 @@ class View:
     @property
     def planes_shown(self) -> bool:
         """Whether axial, coronal and sagittal slices are shown together."""
-        return bool(self._further_cameras())
+        return bool(self._further_planes())
 
     def three_planes(self, on: bool) -> None:
         """Show axial, coronal and sagittal slices together, or the axial one alone again."""
@@ -109,13 +119,15 @@ class View:
             self.grid(False)
             manager.show()
             self.turn(self.side or "radiological")
+            for plane in self._further_planes():
+                plane.fit_to_view()
         else:
             manager.hide()
 
-    def _further_cameras(self) -> list[Any]:
-        """The cameras of the second and the third plane; none if these are not shown.
+    def _further_planes(self) -> list[ViewerModel]:
+        """The viewers of the second and the third plane; none if these are not shown.
 
-        The package has no public way to reach them, and does not give them the orientation of the first.
+        The package has no public way to reach them, and does not turn their cameras like that of the first.
         """
         loaded = sys.modules.get(MANAGERS)  # importing it takes long, and would be in vain
         if loaded is None or self.viewer not in loaded._VIEWER_MANAGERS:
@@ -124,7 +136,7 @@ class View:
         if not manager.is_shown():
             return []
         planes = (manager.right_widget, manager.bottom_widget)
-        return [plane.vm_container.viewer_model.scene.camera for plane in planes]
+        return [plane.vm_container.viewer_model for plane in planes]
 
     def _wanted(self) -> tuple[tuple[Image, ...], Labels | None]:
         """What the grid should show: the chosen sequences, and the segmentation on display if it is one of theirs."""

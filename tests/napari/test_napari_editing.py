@@ -479,3 +479,15 @@ def test_saving_that_was_called_off_does_not_close(part, session, viewer, files,
     session.run()
     session.shown.layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)
     assert not part.may_close()
+
+
+def test_edits_are_kept_as_often_as_the_settings_say(session, tmp_path, qtbot, monkeypatch):
+    pytest.importorskip("qtpy.QtWidgets", exc_type=Exception)
+    from napari_m3ae.autosave import Autosave
+    from napari_m3ae.settings import Settings
+    from napari_m3ae.widgets import edit
+
+    monkeypatch.setattr(edit, "settings", lambda: Settings(autosave_seconds=7))
+    made = edit.EditPart(session, Autosave(session, tmp_path / "autosave"))
+    qtbot.addWidget(made)
+    assert made.timer.interval() == 7000

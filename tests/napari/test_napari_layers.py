@@ -10,6 +10,8 @@ from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.regions import BRATS_2021, BRATS_2023, COLOURS, ENHANCING, MSD
 from napari_m3ae import layers
+from napari_m3ae.settings import Settings
+from napari_m3ae.view import face_patient
 
 SHAPE = (7, 8, 9)
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASL", "SLA", "IPL")
@@ -154,12 +156,19 @@ def test_camera_faces_the_patient_only_among_our_layers():
     viewer = ViewerModel()
     before = viewer.scene.camera.orientation
     foreign = viewer.add_image(np.zeros((3, 4, 5)))
-    layers.face_patient(viewer)
+    face_patient(viewer)
     assert viewer.scene.camera.orientation == before
     viewer.layers.remove(foreign)
     layers.add(viewer, layers.image_layer(marked("RAS"), "T1"))
-    layers.face_patient(viewer)
+    face_patient(viewer)
     assert [str(axis) for axis in viewer.scene.camera.orientation] == ["towards", "up", "left"]
+
+
+def test_camera_takes_the_side_of_the_settings(monkeypatch):
+    monkeypatch.setattr("napari_m3ae.view.settings", lambda: Settings(view="neurological"))
+    viewer = ViewerModel()
+    face_patient(viewer)
+    assert [str(axis) for axis in viewer.scene.camera.orientation] == ["away", "up", "right"]
 
 
 def test_view_moves_to_the_labels_only_if_none_are_in_sight():

@@ -36,7 +36,7 @@ def session(viewer, predictor) -> Session:
 
 @pytest.fixture
 def opener(session, monkeypatch) -> Opener:
-    monkeypatch.setattr(opening, "settings", Settings)
+    monkeypatch.setattr("napari_m3ae.view.settings", Settings)
     return Opener(session)
 
 
@@ -90,7 +90,7 @@ def test_folder_fills_the_slots(opener, session, viewer, files):
 
 
 def test_view_is_the_preferred_one_and_in_the_middle(opener, viewer, files, monkeypatch):
-    monkeypatch.setattr(opening, "settings", lambda: Settings(view="neurological"))
+    monkeypatch.setattr("napari_m3ae.view.settings", lambda: Settings(view="neurological"))
     opener.open([folder_of(files)])
     assert [str(way) for way in viewer.scene.camera.orientation] == ["away", "up", "right"]
     middle = viewer.layers[0].world_to_data(viewer.dims.point)
@@ -278,9 +278,9 @@ def test_strokes_on_one_patient_cannot_be_undone_on_the_next(opener, viewer, fil
     other = write_phantom(tmp_path, "other", shape=SHAPE, seed=1)
     opener.open([folder_of(other)])
     assert reference.name == "reference labels · other"
-    reference.redo()
-    reference.undo()
-    assert shows(reference, other.labels)
+    for again in (reference.redo, reference.undo, reference.undo):
+        again()
+        assert shows(reference, other.labels)
 
 
 def test_layers_that_napari_opened_are_taken_over(opener, session, viewer, files, tmp_path):
@@ -330,7 +330,7 @@ def test_grid_stays_for_a_case_with_other_sequences(opener, session, viewer, fil
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_unsaved_edits_are_asked_about(session, viewer, files, tmp_path, monkeypatch, answer):
-    monkeypatch.setattr(opening, "settings", Settings)
+    monkeypatch.setattr("napari_m3ae.view.settings", Settings)
     asked = []
     opener = Opener(session, lambda: asked.append(True) or answer)
     opener.open([folder_of(files)])
@@ -345,7 +345,7 @@ def test_unsaved_edits_are_asked_about(session, viewer, files, tmp_path, monkeyp
 
 
 def test_saved_edits_are_not_asked_about(session, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "settings", Settings)
+    monkeypatch.setattr("napari_m3ae.view.settings", Settings)
     opener = Opener(session, lambda: pytest.fail("asked"))
     opener.open([folder_of(files)])
     session.run()
@@ -422,7 +422,7 @@ def test_refusals_of_a_case_do_not_outlive_it(opener, viewer, files, tmp_path):
 def part(session, qtbot, monkeypatch):
     from napari_m3ae.widgets.case import CasePart
 
-    monkeypatch.setattr(opening, "settings", Settings)
+    monkeypatch.setattr("napari_m3ae.view.settings", Settings)
     part = CasePart(session)
     qtbot.addWidget(part)
     session.changed.connect(part.render)

@@ -347,7 +347,7 @@ class FakePlanes:
 
 def plane() -> object:
     camera = SimpleNamespace(orientation=None)
-    model = SimpleNamespace(scene=SimpleNamespace(camera=camera))
+    model = SimpleNamespace(scene=SimpleNamespace(camera=camera), fit_to_view=lambda: None)
     return SimpleNamespace(vm_container=SimpleNamespace(viewer_model=model))
 
 

@@ -26,13 +26,14 @@ from m3ae_core.regions import COLOURS
 from napari_m3ae.autosave import Autosave, Record
 from napari_m3ae.editing import HEADER, HIDE, NEXT, PREVIOUS, Editor
 from napari_m3ae.session import Session
+from napari_m3ae.settings import settings
 from napari_m3ae.widgets.parts import Table, button, text
 
 if TYPE_CHECKING:
     from napari_m3ae.state import State
 
-#: How often unsaved edits are kept, and how often the volumes follow the brush at most (ms).
-AUTOSAVE_MS, MEASURE_MS = 30_000, 300
+#: How often the volumes follow the brush at most (ms).
+MEASURE_MS = 300
 UNDO = "Ctrl+Z takes it back."
 
 
@@ -80,7 +81,7 @@ class EditPart(QWidget):
         self.editor.changed.connect(self._on_changed)
         self.timer = QTimer(self)
         self.timer.timeout.connect(self.autosave.save_now)
-        self.timer.start(AUTOSAVE_MS)
+        self.timer.start(1000 * settings().autosave_seconds)
         self.render(session.state)
         self._measure()
 
