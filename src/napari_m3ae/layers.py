@@ -19,6 +19,7 @@ from m3ae_core.data.case import match_files
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
+from m3ae_core.report.canvas import grey_range
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -55,7 +56,8 @@ def display_grid(
 def image_layer(volume: Volume, name: str, **facts: Any) -> LayerData:
     """Return a sequence as layer data; `facts` (`modality`, `case`, …) go into the metadata."""
     shown, keywords = _shown(volume.data, volume.affine, name, {"path": volume.path, **facts})
-    return shown, {**keywords, "colormap": "gray", "contrast_limits": _window(volume.data)}, "image"
+    sample = volume.data[::2, ::2, ::2]
+    return shown, {**keywords, "colormap": "gray", "contrast_limits": grey_range(sample)}, "image"
 
 
 def labels_layer(
@@ -226,11 +228,3 @@ def _affine_of(layer: Layer) -> npt.NDArray[np.float64]:
     affine[:3, :3] = np.stack(steps, axis=1)[::-1, ::-1]
     affine[:3, 3] = origin[::-1]
     return affine
-
-
-def _window(data: npt.NDArray[Any]) -> tuple[float, float]:
-    """Contrast limits that ignore the empty background and a few bright voxels."""
-    sample = data[::2, ::2, ::2]
-    tissue = sample[sample != 0]
-    low, high = np.percentile(tissue, [0.5, 99.5]).tolist() if tissue.size else (0.0, 1.0)
-    return min(low, 0.0), max(high, low + 1e-6)

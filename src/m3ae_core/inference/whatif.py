@@ -20,6 +20,7 @@ import numpy.typing as npt
 from m3ae_core.data.case import Case
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction, Predictor
+from m3ae_core.measure import voxel_ml
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import REGIONS, LabelScheme, encode
 
@@ -62,13 +63,13 @@ def compare(
     InputError
         If a map holds a value that `scheme` does not know (``labels-unknown``).
     """
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    size = voxel_ml(affine)
     masks = zip(encode(first, scheme), encode(second, scheme), strict=True)
     pairs = {region.name: pair for region, pair in zip(REGIONS, masks, strict=True)}
     return Difference(
         {name: _dice(before, after) for name, (before, after) in pairs.items()},
-        {name: np.count_nonzero(before) * voxel_ml for name, (before, _) in pairs.items()},
-        {name: np.count_nonzero(after) * voxel_ml for name, (_, after) in pairs.items()},
+        {name: np.count_nonzero(before) * size for name, (before, _) in pairs.items()},
+        {name: np.count_nonzero(after) * size for name, (_, after) in pairs.items()},
     )
 
 

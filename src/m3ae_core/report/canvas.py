@@ -1,12 +1,17 @@
-"""Figures drawn without a display: the one place that finds matplotlib (extra ``report``)."""
+"""Figures drawn without a display: the one place that finds matplotlib (extra ``report``), and how images look."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from m3ae_core.errors import ConfigError
+from m3ae_core.regions import COLOURS
 
 
 def new_figure(width: float, height: float, colour: str = "white") -> Any:
@@ -29,6 +34,23 @@ def new_figure(width: float, height: float, colour: str = "white") -> Any:
     figure = Figure(figsize=(width, height), facecolor=colour, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def tissue_overlay(masks: Mapping[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np.float32]:
+    """Return a translucent RGBA overlay (…, 4) of one mask (…) a tissue."""
+    from matplotlib.colors import to_rgba
+
+    overlay = np.zeros((*next(iter(masks.values())).shape, 4), np.float32)
+    for tissue, mask in masks.items():
+        overlay[mask] = to_rgba(COLOURS[tissue], 0.6)
+    return overlay
+
+
+def grey_range(image: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return limits of grey that ignore the empty background and a few bright voxels."""
+    tissue = image[image != 0]
+    low, high = np.percentile(tissue, (0.5, 99.5)).tolist() if tissue.size else (0.0, 1.0)
+    return min(low, 0.0), max(high, low + 1e-6)
 
 
 def data_uri(figure: Any) -> str:

@@ -16,14 +16,13 @@ from scipy import ndimage
 
 from m3ae_core.card import REGION_WORDS, reliability_words
 from m3ae_core.data.case import Case
-from m3ae_core.data.grid import FloatArray
 from m3ae_core.errors import InputError
 from m3ae_core.files import write_text
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.measure import axial_axis, rano_diameters, region_volumes, tissue_volumes
-from m3ae_core.regions import COLOURS, ENHANCING, LabelScheme
-from m3ae_core.report.canvas import data_uri, new_figure
+from m3ae_core.regions import COLOURS, ENHANCING
+from m3ae_core.report.canvas import data_uri, grey_range, new_figure, tissue_overlay
 from m3ae_core.report.page import STYLE
 
 PRINT = """
@@ -176,10 +175,12 @@ def _figure(case: Case, prediction: Prediction) -> Any:
     for axis, (name, plane, with_mask) in zip(figure.subplots(2, len(images) + 1).flat, panels, strict=True):
         width, height = np.delete(sides, plane)
         seen = {"aspect": height / width, "interpolation": "nearest"}
-        image = images[name]
-        axis.imshow(_slice(image, plane, places[plane]), cmap="gray", **seen, **_window(image))
+        low, high = grey_range(images[name])
+        axis.imshow(_slice(images[name], plane, places[plane]), cmap="gray", vmin=low, vmax=high, **seen)
         if with_mask:
-            axis.imshow(_colours(_slice(labels, plane, places[plane]), prediction.scheme), **seen)
+            shown = _slice(labels, plane, places[plane])
+            masks = {tissue: shown == value for tissue, value in prediction.scheme.values}
+            axis.imshow(tissue_overlay(masks), **seen)
         axis.set_title(name if plane == AXIAL else f"{name}, {PLANES[plane]}", color="white", fontsize=9)
         axis.set_axis_off()
     return figure
@@ -205,20 +206,3 @@ def _fullest(labels: npt.NDArray[np.uint8], axis: int) -> int:
     """Return the slice across `axis` with the most tumour, the middle one if there is none."""
     counts = np.count_nonzero(labels, axis=tuple({0, 1, 2} - {axis}))
     return int(counts.argmax()) if counts.any() else len(counts) // 2
-
-
-def _window(image: npt.NDArray[Any]) -> dict[str, float]:
-    """Return limits of grey that a few bright voxels do not spoil."""
-    tissue = image[image != 0]
-    low, high = np.percentile(tissue, (0.5, 99.5)).tolist() if tissue.size else (0.0, 1.0)
-    return {"vmin": min(low, 0.0), "vmax": high}
-
-
-def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> FloatArray:
-    """Return a translucent RGBA overlay (rows, columns, 4) of a slice of a label map."""
-    from matplotlib.colors import to_rgba
-
-    overlay = np.zeros((*labels.shape, 4), np.float32)
-    for tissue, value in scheme.values:
-        overlay[labels == value] = to_rgba(COLOURS[tissue], 0.6)
-    return overlay

@@ -17,7 +17,7 @@ from m3ae_core.files import atomic_write
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.regions import COLOURS, LabelScheme
-from m3ae_core.report.canvas import new_figure
+from m3ae_core.report.canvas import new_figure, tissue_overlay
 
 
 def save_figure(
@@ -101,10 +101,7 @@ def _on_black(image: FloatArray) -> FloatArray:
 
 def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid) -> FloatArray:
     """Return a translucent RGBA overlay (D, H, W, 4) of a label map, on the template grid."""
-    from matplotlib.colors import to_rgba
-
     own = Grid(case.shape, case.affine)
-    overlay = np.zeros((*template.shape, 4), np.float32)
-    for tissue, value in scheme.values:
-        overlay[resample(labels == value, own, template) > 0.5] = to_rgba(COLOURS[tissue], 0.6)
-    return overlay
+    return tissue_overlay(
+        {tissue: resample(labels == value, own, template) > 0.5 for tissue, value in scheme.values}
+    )

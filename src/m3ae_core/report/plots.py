@@ -13,8 +13,8 @@ from m3ae_core.evaluation.results import Score
 from m3ae_core.evaluation.slices import Image, Slices
 from m3ae_core.evaluation.statistics import summarise
 from m3ae_core.modalities import Subset
-from m3ae_core.regions import COLOURS, LabelScheme
-from m3ae_core.report.canvas import new_figure
+from m3ae_core.regions import LabelScheme
+from m3ae_core.report.canvas import new_figure, tissue_overlay
 
 #: One colour per model (Okabe and Ito's, told apart by the colour-blind too), again from the start after the sixth.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
@@ -113,13 +113,8 @@ def _draw_scores(
 
 
 def _draw_slice(panel: Any, image: Image, labels: Image, scheme: LabelScheme, title: str) -> None:
-    from matplotlib.colors import to_rgba
-
-    overlay = np.zeros((*labels.shape, 4), np.float32)
-    for tissue, value in scheme.values:
-        overlay[labels == value] = to_rgba(COLOURS[tissue], 0.6)
     panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-    panel.imshow(overlay)
+    panel.imshow(tissue_overlay({tissue: labels == value for tissue, value in scheme.values}))
     panel.set_title(title, color="white", fontsize=8)
 
 
