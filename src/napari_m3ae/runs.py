@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
+from m3ae_core.training.record import BUNDLE, LOG, RECIPE, SUBSTITUTE, TIMES
 from napari_m3ae.runlog import RunLog
 
-#: What a run folder holds; repeated from :mod:`m3ae_core.training`, which loads torch.
-LOG, TIMES, SUBSTITUTE, RECIPE, BUNDLE = "log.jsonl", "times.jsonl", "substitute", "recipe.json", "bundle"
-#: What a viewer adds to it: the process that trains, and all that it says.
+#: What a viewer adds to a run folder: the process that trains, and all that it says.
 PROCESS, CONSOLE = "process.json", "console.txt"
 #: Epochs whose times tell how long the rest will take.
 _RECENT = 10

@@ -17,10 +17,9 @@ from m3ae_core.config import load_recipe
 from m3ae_core.data.case import find_cases
 from m3ae_core.errors import ConfigError, OutputError
 from m3ae_core.files import write_json
+from m3ae_core.training.record import LOCK
 from napari_m3ae.runs import CONSOLE, PROCESS, Run
 
-#: By which a run locks its folder; repeated from :mod:`m3ae_core.training.stages`, which loads torch.
-LOCK = ".lock"
 #: Seconds that a run which was just stopped has to let go of its folder.
 PATIENCE = 1
 #: The child says everything at once, in UTF-8, and draws no bar, which would fill the disk over days.

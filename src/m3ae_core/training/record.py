@@ -11,15 +11,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from m3ae_core.events import EpochDone, Event, Resumed, StepDone, Validated
 from m3ae_core.files import append_text, write_array, write_text
 
+if TYPE_CHECKING:  # who follows a run from outside needs no torch
+    from torch import Tensor
+
 LOG, TIMES, SUBSTITUTE = "log.jsonl", "times.jsonl", "substitute"
+#: What else a run folder holds: the recipe, the bundle at the end, and the lock of the run that uses it.
+RECIPE, BUNDLE, LOCK = "recipe.json", "bundle", ".lock"
 
 
 def recorded(

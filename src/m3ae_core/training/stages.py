@@ -33,7 +33,7 @@ from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
-from m3ae_core.training.record import recorded
+from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
 from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
@@ -89,7 +89,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()
             bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
-            yield Saved(str(save_bundle(bundle, plan.folder / "bundle")), config.epochs)
+            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), config.epochs)
 
 
 def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
@@ -137,7 +137,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         )
         yield from _first_process(events, plan, fabric)
         if fabric.is_global_zero:
-            yield Saved(str(keep("bundle", {"epoch": config.epochs})), config.epochs)
+            yield Saved(str(keep(BUNDLE, {"epoch": config.epochs})), config.epochs)
 
 
 def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
@@ -176,8 +176,8 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
         problem = f"The run folder cannot be made: {error.strerror}."
         raise OutputError(problem, "Choose another one.", path=folder, code="not-writable") from error
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            _keep_recipe(folder / "recipe.json", plan.recipe, stage)
+        with FileLock(folder / LOCK, timeout=0):
+            _keep_recipe(folder / RECIPE, plan.recipe, stage)
             remove_left_over(folder)
             fabric.barrier()
             yield
