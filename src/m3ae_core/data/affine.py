@@ -64,7 +64,9 @@ def contradict(first: Affine, second: Affine) -> bool:
     return axis_codes(first) != axis_codes(second) or not sizes_agree
 
 
-def largest_shift(first: Affine, second: Affine, shape: tuple[int, int, int]) -> float:
+def largest_shift(
+    first: npt.NDArray[np.floating], second: npt.NDArray[np.floating], shape: tuple[int, int, int]
+) -> float:
     """Return by how many mm two affines disagree, at most, about any voxel of a grid of `shape`.
 
     The largest disagreement of two linear maps over a box is at one of its corners.

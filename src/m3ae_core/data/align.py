@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.data.affine import largest_shift
-from m3ae_core.data.case import GRID_TOLERANCE
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
@@ -21,8 +19,9 @@ _POINTS = 16
 
 def on_other_grid(volumes: Mapping[str, Volume]) -> tuple[str, ...]:
     """Return the names of the volumes that do not lie on the grid of the first one, within 1e-3 mm."""
-    first = next(iter(volumes.values()))
-    return tuple(name for name, volume in volumes.items() if not _same_grid(first, volume))
+    grids = {name: Grid(volume.shape, volume.affine) for name, volume in volumes.items()}
+    first = next(iter(grids.values()))
+    return tuple(name for name, grid in grids.items() if not first.is_like(grid))
 
 
 def to_one_grid(volumes: Mapping[str, Volume]) -> tuple[dict[str, Volume], tuple[str, ...]]:
@@ -72,13 +71,6 @@ def require_overlap(volumes: Mapping[str, Volume], name: str) -> None:
             path=volumes[name].path,
             code="no-overlap",
         )
-
-
-def _same_grid(first: Volume, other: Volume) -> bool:
-    return (
-        first.shape == other.shape
-        and largest_shift(first.affine, other.affine, first.shape) <= GRID_TOLERANCE
-    )
 
 
 def _share_inside(volume: Volume, first: Volume) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from m3ae_core.data.affine import Affine, describe, largest_shift
+from m3ae_core.data.affine import Affine, describe
+from m3ae_core.data.grid import Grid
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
@@ -21,8 +22,6 @@ LABEL_TOKENS = frozenset({"seg", "segm", "dseg", "segmentation", "label", "label
 OWN_RESULT = "m3ae"
 #: Channel numbers that end a name in the Medical Segmentation Decathlon, in its order.
 CHANNEL_SUFFIXES = {"0000": "FLAIR", "0001": "T1", "0002": "T1c", "0003": "T2"}
-#: Largest distance in mm between two files' ideas of where a voxel is.
-GRID_TOLERANCE = 1e-3
 
 _ENDINGS = (".nii", ".nii.gz")
 _DEPTH = 2  # HGG/Brats18_x_1 below the chosen folder
@@ -236,12 +235,8 @@ def require_same_grid(volumes: Mapping[str, Volume]) -> None:
         If they differ (``grids-differ``); the message lists shape and geometry of each.
     """
     first = next(iter(volumes.values()))
-    for volume in volumes.values():
-        if volume.shape != first.shape:
-            break
-        if largest_shift(first.affine, volume.affine, first.shape) > GRID_TOLERANCE:
-            break
-    else:
+    grid = Grid(first.shape, first.affine)
+    if all(grid.is_like(Grid(volume.shape, volume.affine)) for volume in volumes.values()):
         return
     rows = [f"{name}: {_describe(volume)}" for name, volume in volumes.items()]
     raise InputError(

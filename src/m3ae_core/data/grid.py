@@ -15,13 +15,15 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m3ae_core.config import GridConfig
-from m3ae_core.data.affine import spacing_of
+from m3ae_core.data.affine import largest_shift, spacing_of
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.floating]
 
 #: Voxel indices closer than this are the same place (NIfTI stores affines in single precision).
 TOLERANCE = 1e-3
+#: Largest distance in mm between two files' ideas of where a voxel is.
+GRID_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,13 @@ class Grid:
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along the grid's own axes."""
         return spacing_of(self.affine)
+
+    def is_like(self, other: Grid) -> bool:
+        """Whether both have one shape and lie, within :data:`GRID_TOLERANCE` at every voxel, in the same place."""
+        return (
+            self.shape == other.shape
+            and largest_shift(self.affine, other.affine, self.shape) <= GRID_TOLERANCE
+        )
 
     def corners(self, low: npt.ArrayLike = (0, 0, 0), high: npt.ArrayLike | None = None) -> Matrix:
         """Return the 8 outer corners (8, 3), in world mm, of the voxel box from `low` to `high` (exclusive)."""
