@@ -49,7 +49,7 @@ def case_layers(files: CaseFiles, source: str, scheme: LabelScheme | None = None
     ]
     if files.labels is None:
         return images
-    data, keywords, kind = _labels(read_case_labels(files, case), files.name, source, scheme)
+    data, keywords, kind = reference_layer(read_case_labels(files, case), files.name, source, scheme)
     return [*images, (data, {**keywords, "visible": False}, kind)]
 
 
@@ -76,7 +76,7 @@ def _read_file(path: Path) -> LayerData:
         volume = read_labels(path)
         return layers.labels_layer(volume.data, volume.affine, path.name, scheme, case=name, source=source)
     if alone.labels:
-        return _labels(read_labels(path), name, source, None)
+        return reference_layer(read_labels(path), name, source, None)
     modality = next(iter(alone.images), None)
     if modality is None:
         return layers.image_layer(read_volume(path), path.name, case=name, source=source)
@@ -94,7 +94,8 @@ def _case_of(path: Path, alone: CaseFiles) -> tuple[str, str]:
     return files.name, str(path.parent)
 
 
-def _labels(volume: Volume, case: str, source: str, scheme: LabelScheme | None) -> LayerData:
+def reference_layer(volume: Volume, case: str, source: str, scheme: LabelScheme | None) -> LayerData:
+    """Return the label map of a case as a layer; `scheme` is that of its numbers, where it is known."""
     name = f"reference labels · {case}"
     scheme = scheme or _scheme_of(volume)
     return layers.labels_layer(volume.data, volume.affine, name, scheme, case=case, source=source)

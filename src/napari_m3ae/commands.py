@@ -6,9 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3ae_core.data.align import on_other_grid
 from m3ae_core.errors import InputError
-from napari_m3ae import layers
 from napari_m3ae.state import BUILTIN
 
 if TYPE_CHECKING:
@@ -90,20 +88,15 @@ def as_python(session: Session) -> str:
 
 def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:
     """Return the name of the case, the files of its sequences, and which of these lie on another grid."""
-    case = session.chosen().case
-    used = {
-        slot.modality: slot.layer
-        for slot in session.state.slots
-        if slot.layer is not None and slot.modality in case.volumes
-    }
-    volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
+    chosen = session.chosen()
+    named = {slot.modality: slot.layer.name for slot in session.state.slots if slot.layer is not None}
     files: dict[str, Path] = {}
-    for modality, volume in volumes.items():
+    for modality, volume in chosen.case.volumes.items():
         if volume.path is None:
             raise InputError(
-                f"The layer '{used[modality].name}' for {modality} was not read from a file.",
+                f"The layer '{named[modality]}' for {modality} was not read from a file.",
                 "Save it as a NIfTI file and open that.",
                 code="no-file",
             )
         files[modality] = Path(volume.path).absolute()
-    return case.name, files, on_other_grid(volumes)
+    return chosen.case.name, files, chosen.moved

@@ -265,11 +265,7 @@ class Editor:
 
 def put(layer: Labels, labels: npt.NDArray[np.uint8]) -> int:
     """Write labels (X, Y, Z) into a layer of the same grid, as one step to undo; return how many voxels changed."""
-    shown = np.transpose(labels, layers.facts(layer)["axes"])
-    changed = np.nonzero(layer.data != shown)
-    if changed[0].size:
-        layer.data_setitem(changed, shown[changed])
-    return int(changed[0].size)
+    return layers.repaint(layer, np.transpose(labels, layers.facts(layer)["axes"]))
 
 
 def _places(layer: Labels, axis: int) -> tuple[npt.NDArray[np.float64], float]:

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.utils.notifications import show_error
 from psygnal import Signal
 
 from m3ae_core.data.grid import Grid
-from m3ae_core.errors import M3AEError
 from m3ae_core.events import Progress
 from napari_m3ae import layers
 
@@ -42,16 +40,13 @@ class Explorer:
         self.session = session
         self.substitute: dict[str, npt.NDArray[np.float32]] = {}
         self.reconstruction: Reconstruction | None = None
-        self._known = session.predictions
         self._shown: list[Any] = []
-        session.changed.connect(self._forget)
+        session.forgotten.connect(self._forget)
 
     def show_substitute(self) -> None:
         """Show the substitute image where the chosen case lies, or on the template if none is chosen."""
-        chosen, known = (
-            self._chosen() if self.session.state.subset.present else None,
-            self.session.predictions,
-        )
+        chosen = self.session.chosen_or_told() if self.session.state.subset.present else None
+        known = self.session.predictions
 
         def job() -> Generator[Any, None, None]:
             yield Progress("loading the model", 0, 0)
@@ -64,9 +59,7 @@ class Explorer:
             yield dict(zip(bundle.config.modalities, bundle.substitute.numpy(), strict=True)), grid
 
         def show(found: Any) -> None:
-            if (
-                known is self.session.predictions
-            ):  # neither another case nor another model was chosen meanwhile
+            if known is self.session.predictions:  # neither case nor model was changed meanwhile
                 self._show_substitute(*found)
 
         self.session.start(job(), show)
@@ -76,7 +69,7 @@ class Explorer:
 
         See :func:`m3ae_core.inference.reconstruction.reconstruct`.
         """
-        if (chosen := self._chosen()) is None:
+        if (chosen := self.session.chosen_or_told()) is None:
             return
 
         def job() -> Generator[Any, None, None]:
@@ -168,22 +161,13 @@ class Explorer:
             layer.visible = True
         return layer
 
-    def _forget(self, *_: Any) -> None:
+    def _forget(self) -> None:
         """Hide and drop what was made from another case or model."""
-        if self._known is self.session.predictions:
-            return
-        self._known, self.substitute, self.reconstruction = self.session.predictions, {}, None
+        self.substitute, self.reconstruction = {}, None
         for layer in self._shown:
             layer.visible = False
         self._shown = []
         self.changed.emit()
-
-    def _chosen(self) -> Chosen | None:
-        try:
-            return self.session.chosen()
-        except M3AEError as error:
-            show_error(str(error))
-            return None
 
 
 def _limits(image: npt.NDArray[np.float32]) -> tuple[float, float]:

@@ -163,6 +163,11 @@ def source_of(layer: Layer) -> str | None:
     return facts(layer).get("source")
 
 
+def origin_of(layer: Layer) -> str:
+    """Return what identifies the case that a layer belongs to: its source, or itself where none is known."""
+    return source_of(layer) or f"layer {layer.name}"
+
+
 def add(viewer: ViewerModel, content: LayerData) -> Any:
     """Add a layer to the viewer and return it."""
     from napari.layers import Layer
@@ -195,9 +200,16 @@ def show_computed(viewer: ViewerModel, content: LayerData) -> Any:
 def overwrite(layer: Labels, content: LayerData) -> None:
     """Give a labels layer other content of the same shape; the user can undo the change of voxels."""
     data, keywords, _ = content
-    changed = np.nonzero(layer.data != data)
-    layer.data_setitem(changed, data[changed])
+    repaint(layer, data)
     layer.name, layer.metadata = keywords["name"], keywords["metadata"]
+
+
+def repaint(layer: Labels, shown: npt.NDArray[Any]) -> int:
+    """Give a labels layer other voxels, in display order, as one step to undo; return how many changed."""
+    changed = np.nonzero(layer.data != shown)
+    if changed[0].size:
+        layer.data_setitem(changed, shown[changed])
+    return int(changed[0].size)
 
 
 def reveal(viewer: ViewerModel, layer: Labels) -> None:

@@ -19,8 +19,9 @@ from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS
-from m3ae_core.regions import BRATS_2023, LabelScheme, detect_scheme
+from m3ae_core.regions import BRATS_2023, LabelScheme
 from napari_m3ae import layers
+from napari_m3ae._reader import reference_layer
 from napari_m3ae.view import face_patient, put_below
 
 if TYPE_CHECKING:
@@ -310,22 +311,6 @@ def _unlike(volume: Volume, others: Mapping[str, Volume]) -> Volume:
 
 def _reference(volume: Volume, found: Found) -> LayerData:
     """Return the label map of a case as a hidden layer."""
-    scheme = found.scheme or _certain_scheme(volume)
-    data, keywords, kind = layers.labels_layer(
-        volume.data,
-        volume.affine,
-        f"reference labels · {found.files.name}",
-        scheme,
-        case=found.files.name,
-        source=found.source,
-    )
+    data, keywords, kind = reference_layer(volume, found.files.name, found.source, found.scheme)
     keywords["metadata"][layers.KEY]["digest"] = digest(data)
     return data, {**keywords, "visible": False}, kind
-
-
-def _certain_scheme(volume: Volume) -> LabelScheme | None:
-    """Return the scheme of a label map if its values leave no doubt."""
-    try:
-        return detect_scheme(np.unique(volume.data).tolist())
-    except InputError:
-        return None

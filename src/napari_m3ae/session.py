@@ -19,6 +19,7 @@ from psygnal import Signal
 from m3ae_core.card import read_card
 from m3ae_core.data.align import to_one_grid
 from m3ae_core.data.case import Case
+from m3ae_core.data.grid import Grid
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, Subset
@@ -42,14 +43,21 @@ logger = logging.getLogger(__name__)
 class Chosen(NamedTuple):
     """The chosen sequences as a case.
 
-    `sources` say where they were read from, `known` is what the model said of them so far, `notes` what was done to
-    bring them onto one grid, as sentences.
+    `sources` say where they were read from, `known` is what the model said of them so far, `moved` names those that
+    were resampled to the grid of the first one.
     """
 
     case: Case
     sources: frozenset[str]
     known: dict[Subset, Prediction]
-    notes: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to bring the sequences onto one grid, as sentences."""
+        return tuple(
+            f"{name} was resampled to the grid of {next(iter(self.case.volumes))}." for name in self.moved
+        )
 
 
 class Session:
@@ -75,11 +83,15 @@ class Session:
         The segmentation on display, if any.
     predictions
         What the model has said of the chosen images so far, by subset, without probabilities; another dictionary
-        takes its place when other images or another model are chosen, so that a late result meets no other's.
+        takes its place when other images, another grid or another model are chosen, so that a late result meets no
+        other's.
+    forgotten
+        Emitted when that happens.
     """
 
     changed = Signal(State)
     closing = Signal()
+    forgotten = Signal()
 
     def __init__(
         self,
@@ -94,7 +106,7 @@ class Session:
         self._runner = runner or ThreadRunner()
         self._load = load or load_predictor
         self._loaded: tuple[Path, Predictor] | None = None
-        self._grid_of = ""
+        self._grid: Grid | None = None
         self.use_model(BUILTIN)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -141,7 +153,7 @@ class Session:
 
         To be called after a layer in use got another patient's image, too: what the model said is forgotten.
         """
-        self.predictions = {}
+        self._forget()
         self._set_slots(tuple(replace(s, layer=found.get(s.modality)) for s in self.state.slots))
 
     def use(self, modality: str, ticked: bool) -> None:
@@ -155,15 +167,12 @@ class Session:
         except M3AEError as error:
             show_error(str(error))
             return
-        self.predictions = {}
+        self._forget()
         self._update(model=replace(model, card=card), seconds=None)
 
     def run(self) -> None:
         """Segment the chosen sequences."""
-        try:
-            chosen = self.chosen()
-        except M3AEError as error:
-            show_error(str(error))
+        if (chosen := self.chosen_or_told()) is None:
             return
         started = time.monotonic()
 
@@ -194,16 +203,18 @@ class Session:
                 code="duplicate-layer",
             )
         volumes, moved = to_one_grid({name: layers.to_volume(layer) for name, layer in used.items()})
-        reference = next(iter(volumes))
-        if moved and reference != self._grid_of:  # results on another grid cannot be compared with these
-            self.predictions, self._grid_of = {}, reference
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
-        return Chosen(
-            Case(name, BRATS, volumes),
-            frozenset(layers.source_of(layer) or f"layer {layer.name}" for layer in used.values()),
-            self.predictions,
-            tuple(f"{sequence} was resampled to the grid of {reference}." for sequence in moved),
-        )
+        case = Case(name, BRATS, volumes)
+        self._lie_on(Grid(case.shape, case.affine))
+        return Chosen(case, frozenset(map(layers.origin_of, used.values())), self.predictions, moved)
+
+    def chosen_or_told(self) -> Chosen | None:
+        """Return the chosen sequences; if they cannot be used, tell the user why and return None."""
+        try:
+            return self.chosen()
+        except M3AEError as error:
+            show_error(str(error))
+            return None
 
     def start(self, events: Events, on_event: OnEvent) -> bool:
         """Run a job, if none is running: its :class:`Progress` is told in the state, all else goes to `on_event`."""
@@ -229,9 +240,8 @@ class Session:
     def predictor(self) -> Predictor:
         """Return the chosen model, loaded now if it is not; to be called within a job."""
         folder, loaded = self.state.model.folder, self._loaded
-        if (
-            loaded is None or loaded[0] != folder
-        ):  # another model may be chosen while this one is being loaded
+        # Another model may be chosen while this one is being loaded.
+        if loaded is None or loaded[0] != folder:
             loaded = self._loaded = (folder, self._load(folder))
         return loaded[1]
 
@@ -301,6 +311,12 @@ class Session:
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.cancel()
 
+    def _lie_on(self, grid: Grid) -> None:
+        """Note the grid of the chosen images; results on another one cannot be compared with theirs."""
+        if self._grid is not None and not self._grid.is_like(grid):
+            self._forget()
+        self._grid = grid
+
     def _on_inserted(self, event: Any) -> None:
         self._offer(event.value)
 
@@ -332,8 +348,13 @@ class Session:
     def _set_slots(self, slots: tuple[Any, ...]) -> None:
         """Fill the slots; with other images, what the model said of the former ones is forgotten."""
         if any(new.layer is not old.layer for new, old in zip(slots, self.state.slots, strict=True)):
-            self.predictions = {}
+            self._forget()
         self._update(slots=slots)
+
+    def _forget(self) -> None:
+        """Begin anew to collect what the model says."""
+        self.predictions = {}
+        self.forgotten.emit()
 
     def _on_end(self, error: Exception | None) -> None:
         self._update(phase="idle", progress=None)

@@ -142,7 +142,7 @@ class View:
         """What the grid should show: the chosen sequences, and the segmentation on display if it is one of theirs."""
         shown, slots = self.session.shown, self.session.state.slots
         images = {slot.layer: None for slot in slots if slot.ticked and slot.layer is not None}
-        sources = {layers.source_of(image) or f"layer {image.name}" for image in images}
+        sources = {layers.origin_of(image) for image in images}
         return tuple(images), shown.layer if shown is not None and shown.sources & sources else None
 
     def _follow(self, *_: Any) -> None:
@@ -186,11 +186,13 @@ class View:
         from napari.experimental import link_layers
 
         active = self.viewer.layers.selection.active
-        (voxels, affine), scheme = _voxels(mask), layers.scheme_of(mask)
+        volume, scheme = layers.to_volume(mask), layers.scheme_of(mask)
         style = {} if scheme is None else layers.tissue_style(scheme)
         names = [f"M3AE mask in cell {number}" for number in range(2, count + 1)]
         copies = [
-            layers.show_computed(self.viewer, layers.computed(voxels, affine, name, "labels", **style))
+            layers.show_computed(
+                self.viewer, layers.computed(volume.data, volume.affine, name, "labels", **style)
+            )
             for name in names
         ]
         self.viewer.layers.selection.active = active
@@ -301,9 +303,3 @@ class View:
             event.disconnect(self._go_on)
         events.reordered.disconnect(self._follow)
         self.viewer.canvas.grid.events.enabled.disconnect(self._on_grid)
-
-
-def _voxels(layer: Labels) -> tuple[Any, Any]:
-    """The labels (X, Y, Z) of a layer, a view of its own, and their affine."""
-    volume = layers.to_volume(layer)
-    return volume.data, volume.affine

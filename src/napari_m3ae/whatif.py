@@ -15,9 +15,6 @@ import numpy.typing as npt
 from napari.utils.notifications import show_error
 from psygnal import Signal
 
-from m3ae_core.data.affine import largest_shift
-from m3ae_core.data.case import GRID_TOLERANCE
-from m3ae_core.errors import M3AEError
 from m3ae_core.events import Progress
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae import layers
@@ -64,7 +61,7 @@ class WhatIf:
     """Compares what the model says of the chosen sequences with what it says of fewer of them.
 
     All that it computes is kept in the session's predictions, and nothing is computed twice. What was found is
-    forgotten, and its layers are hidden, as soon as other images or another model are chosen.
+    forgotten, and its layers are hidden, as soon as other images, another grid or another model are chosen.
 
     Attributes
     ----------
@@ -89,8 +86,7 @@ class WhatIf:
         self.difference: Difference | None = None
         self.dice: dict[Subset, dict[str, float]] = {}
         self.shares: dict[str, dict[str, float]] = {}
-        self._known = session.predictions
-        session.changed.connect(self._forget)
+        session.forgotten.connect(self._forget)
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -109,7 +105,7 @@ class WhatIf:
 
     def compare_without(self, names: Collection[str]) -> None:
         """Segment the case from all chosen sequences and again without some, and show how the two differ."""
-        if (chosen := self._chosen()) is None:
+        if (chosen := self.session.chosen_or_told()) is None:
             return
         kept = [name for name in chosen.case.volumes if name not in names]
         if not 0 < len(kept) < len(chosen.case.volumes):
@@ -119,7 +115,7 @@ class WhatIf:
 
     def sweep(self) -> None:
         """Segment the case from every subset of the chosen sequences, and show where the answers agree."""
-        if (chosen := self._chosen()) is not None:
+        if (chosen := self.session.chosen_or_told()) is not None:
             self._start(self._sweep(chosen), chosen, self._show_swept)
 
     def show_subset(self, subset: Subset) -> None:
@@ -132,7 +128,7 @@ class WhatIf:
     def _compare(self, chosen: Chosen, fewer: Case) -> Events:
         from m3ae_core.inference.whatif import compare, difference_map
 
-        known = {frozenset(subset.present): prediction for subset, prediction in _known(chosen).items()}
+        known = {frozenset(subset.present): prediction for subset, prediction in chosen.known.items()}
         first = yield from self._segment(chosen.case, known)
         second = yield from self._segment(fewer, known)
         yield Progress("comparing", 0, 0)
@@ -163,7 +159,7 @@ class WhatIf:
         dice: dict[Subset, dict[str, float]] = {}
         tumour: dict[Subset, npt.NDArray[np.bool_]] = {}
         full: Prediction | None = None
-        for event in sweep(self.session.predictor(), chosen.case, BRATS_2023, _known(chosen)):
+        for event in sweep(self.session.predictor(), chosen.case, BRATS_2023, dict(chosen.known)):
             if isinstance(event, Progress):
                 yield event
                 continue
@@ -263,35 +259,13 @@ class WhatIf:
 
     # --- what is known -----------------------------------------------------------------------------------
 
-    def _chosen(self) -> Chosen | None:
-        """Return the chosen sequences; if they cannot be used, say why."""
-        try:
-            return self.session.chosen()
-        except M3AEError as error:
-            show_error(str(error))
-            return None
-
-    def _forget(self, *_: Any) -> None:
+    def _forget(self) -> None:
         """Drop and hide what was said of other images or by another model."""
-        if self._known is self.session.predictions:
-            return
-        self._known = self.session.predictions
         for role in (SECOND, DIFFERENCE, AGREEMENT):
             if (layer := self._layer(role)) is not None:
                 layer.visible = False
         self.compared, self.difference, self.dice, self.shares = None, None, {}, {}
         self.changed.emit()
-
-
-def _known(chosen: Chosen) -> dict[Subset, Prediction]:
-    """Return what the model said so far on the grid of the case, which is that of its first sequence."""
-    case = chosen.case
-    return {
-        subset: prediction
-        for subset, prediction in chosen.known.items()
-        if prediction.labels.shape == case.shape
-        and largest_shift(prediction.affine, case.affine, case.shape) <= GRID_TOLERANCE
-    }
 
 
 def _duration(seconds: float) -> str:
