@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
+from napari.utils.notifications import Notification, notification_manager
 
 from m3ae_core.data.case import Case, CaseFiles
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.regions import BRATS_2023
+from napari_m3ae.jobs import InlineRunner
+from napari_m3ae.session import Session
 
 SHAPE = (20, 24, 16)
 
@@ -59,6 +63,29 @@ def files(tmp_path: Path) -> CaseFiles:
 @pytest.fixture
 def predictor() -> FakePredictor:
     return FakePredictor()
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What was said to the user in notifications."""
+    said: list[str] = []
+
+    def note(notification: Notification) -> None:
+        said.append(notification.message)
+
+    notification_manager.notification_ready.connect(note)
+    yield said
+    notification_manager.notification_ready.disconnect(note)
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def session(viewer: ViewerModel, predictor: FakePredictor) -> Session:
+    return Session(viewer, InlineRunner(), lambda _: predictor)
 
 
 @pytest.fixture(autouse=True)

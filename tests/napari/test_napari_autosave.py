@@ -10,28 +10,14 @@ import sys
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.utils.notifications import notification_manager
+from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.autosave import Autosave
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
-
-
-@pytest.fixture
-def told() -> list[str]:
-    """What was said to the user in notifications."""
-    said: list[str] = []
-
-    def note(notification):
-        said.append(notification.message)
-
-    notification_manager.notification_ready.connect(note)
-    yield said
-    notification_manager.notification_ready.disconnect(note)
 
 
 @pytest.fixture
@@ -46,7 +32,7 @@ def writer() -> subprocess.Popen:
 def session(files, predictor) -> Session:
     """A session with a segmentation of the case on display."""
     session = open_session(predictor)
-    open_case(session, files)
+    open_case(session.viewer, files)
     session.run()
     return session
 
@@ -63,12 +49,6 @@ def kill(process: subprocess.Popen) -> None:
 
 def open_session(predictor) -> Session:
     return Session(ViewerModel(), InlineRunner(), lambda _: predictor)
-
-
-def open_case(session: Session, files) -> None:
-    folder = str(files.labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(session.viewer, content)
 
 
 def paint(session: Session, value: int = 3, at: int = 0, layer=None) -> None:
@@ -251,7 +231,7 @@ def test_rerun_spares_restored_edits(session, folder, writer, predictor, files):
     crashed(session, folder, writer)
     fresh = open_session(predictor)
     autosave = Autosave(fresh, folder)
-    open_case(fresh, files)
+    open_case(fresh.viewer, files)
     autosave.restore(autosave.found()[0])
     restored = fresh.shown
     fresh.run()
@@ -263,7 +243,7 @@ def test_nothing_is_restored_while_a_job_runs(session, folder, writer, predictor
     crashed(session, folder, writer)
     fresh = open_session(predictor)
     autosave = Autosave(fresh, folder)
-    open_case(fresh, files)
+    open_case(fresh.viewer, files)
     begun = []
     fresh.changed.connect(
         lambda state: state.phase == "running" and begun.append(autosave.restore(autosave.found()[0]))
@@ -410,7 +390,7 @@ def test_copies_go_with_the_panel(session, folder, qtbot):
 def test_two_cases_do_not_share_a_copy(session, folder, tmp_path):
     autosave = Autosave(session, folder)
     paint(session)
-    open_case(session, write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1))
+    open_case(session.viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1))
     session.run()
     paint(session, 2)
     autosave.save_now()

@@ -14,8 +14,6 @@ from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 from napari_m3ae import editing, layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae.editing import Editor
-from napari_m3ae.jobs import InlineRunner
-from napari_m3ae.session import Session
 
 #: Voxels of 1 × 2 × 3 mm whose axes run along L, I and P: neither order nor direction is the display's.
 TURNED = np.array([[-1.0, 0, 0, 10], [0, 0, -3, 20], [0, -2, 0, 30], [0, 0, 0, 1]])
@@ -25,16 +23,6 @@ CLEAN_UPS = {
     "islands": lambda editor: editor.remove_islands(2.5 * 64),
     "smooth": lambda editor: editor.smooth(4),
 }
-
-
-@pytest.fixture
-def viewer() -> ViewerModel:
-    return ViewerModel()
-
-
-@pytest.fixture
-def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda _: predictor)
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.explore import SYNTHETIC, Explorer
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
@@ -25,9 +25,7 @@ def bundle():
 @pytest.fixture
 def session(bundle, files) -> Session:
     session = Session(ViewerModel(), InlineRunner(), lambda _: Predictor(bundle))
-    folder = str(files.labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(session.viewer, content)
+    open_case(session.viewer, files)
     return session
 
 
@@ -111,9 +109,7 @@ def test_everything_dropped_is_said_in_a_sentence(explorer, session, monkeypatch
 def test_another_case_drops_what_was_made_from_the_last(explorer, session, tmp_path):
     explorer.show_substitute()
     explorer.reconstruct(["T1"], 0.875, 0, "T1")
-    folder = str(write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1).labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(session.viewer, content)
+    open_case(session.viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1))
     assert explorer.reconstruction is None
     assert explorer.fidelity == []
     assert not any(layer.visible for layer in session.viewer.layers if layers.made_here(layer))

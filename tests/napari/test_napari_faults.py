@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
+from opened import open_case
 
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.phantom import write_phantom
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.jobs import Events, OnEnd, OnEvent
 from napari_m3ae.session import Session
 
@@ -67,9 +67,7 @@ class World:
         return [layer for layer in self.viewer.layers if layer.name.startswith("M3AE segmentation")]
 
     def open_case(self) -> None:
-        folder = str(self.cases[self.rng.integers(len(self.cases))].labels.parent)
-        for content in get_reader(folder)(folder):
-            layers.add(self.viewer, content)
+        open_case(self.viewer, self.cases[self.rng.integers(len(self.cases))])
 
     def delete(self) -> None:
         if self.viewer.layers:

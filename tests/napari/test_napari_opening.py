@@ -7,15 +7,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils.notifications import notification_manager
 
 from m3ae_core.data.phantom import AFFINE, write_phantom
 from m3ae_core.data.volume import read_labels, read_volume, write_image
 from napari_m3ae import layers, opening
 from napari_m3ae._reader import get_reader
-from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.opening import Opener
 from napari_m3ae.session import Session
 from napari_m3ae.settings import Settings, settings
@@ -25,32 +22,9 @@ SHAPE = (20, 24, 16)
 
 
 @pytest.fixture
-def viewer() -> ViewerModel:
-    return ViewerModel()
-
-
-@pytest.fixture
-def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda _: predictor)
-
-
-@pytest.fixture
 def opener(session, monkeypatch) -> Opener:
     monkeypatch.setattr("napari_m3ae.view.settings", Settings)
     return Opener(session)
-
-
-@pytest.fixture
-def told():
-    """What was said to the user in notifications."""
-    said: list[str] = []
-
-    def note(notification):
-        said.append(notification.message)
-
-    notification_manager.notification_ready.connect(note)
-    yield said
-    notification_manager.notification_ready.disconnect(note)
 
 
 def folder_of(files):

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from napari.components import ViewerModel
-from napari.utils.notifications import notification_manager
 
 import runs as whole_runs
 from m3ae_core.cli import main
@@ -306,18 +305,6 @@ def part(qtbot):
     part = TrainPart(Session(ViewerModel(), InlineRunner()))
     qtbot.addWidget(part)
     return part
-
-
-@pytest.fixture
-def told() -> list[str]:
-    said: list[str] = []
-
-    def note(notification):
-        said.append(notification.message)
-
-    notification_manager.notification_ready.connect(note)
-    yield said
-    notification_manager.notification_ready.disconnect(note)
 
 
 def choose(part, training: Training) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils.notifications import notification_manager
+from opened import open_case
 
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.case import find_case
@@ -17,7 +17,6 @@ from m3ae_core.data.phantom import AFFINE, write_phantom
 from m3ae_core.data.volume import read_labels
 from m3ae_core.errors import InputError
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
 from napari_m3ae.state import Model, Slot, State, used_and_substituted
@@ -26,39 +25,9 @@ from napari_m3ae.state import Model, Slot, State, used_and_substituted
 OTHER_GRID = AFFINE + np.array([[0, 0, 0, 2.0], [0] * 4, [0] * 4, [0] * 4])
 
 
-def open_case(viewer: ViewerModel, files) -> dict[str, Image]:
-    """Open a case folder as napari does; return its images by sequence."""
-    folder = str(files.labels.parent)
-    added = [layers.add(viewer, content) for content in get_reader(folder)(folder)]
-    return {layers.modality_of(layer): layer for layer in added if isinstance(layer, Image)}
-
-
-@pytest.fixture
-def viewer() -> ViewerModel:
-    return ViewerModel()
-
-
-@pytest.fixture
-def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda _: predictor)
-
-
 @pytest.fixture
 def case(session, viewer, files) -> dict[str, Image]:
     return open_case(viewer, files)
-
-
-@pytest.fixture
-def told() -> list[str]:
-    """What was said to the user in notifications."""
-    said: list[str] = []
-
-    def note(notification):
-        said.append(notification.message)
-
-    notification_manager.notification_ready.connect(note)
-    yield said
-    notification_manager.notification_ready.disconnect(note)
 
 
 def chosen(session: Session) -> dict[str, object]:

@@ -8,19 +8,13 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
 from napari_m3ae.view import MANAGERS, View, put_below
-
-
-def open_case(viewer: ViewerModel, files) -> None:
-    folder = str(files.labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(viewer, content)
 
 
 @pytest.fixture
@@ -28,11 +22,6 @@ def viewer(files) -> ViewerModel:
     viewer = ViewerModel()
     open_case(viewer, files)
     return viewer
-
-
-@pytest.fixture
-def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda _: predictor)
 
 
 @pytest.fixture

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
-from napari.utils.notifications import notification_manager
+from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae import layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
 from napari_m3ae.state import BUILTIN
@@ -28,12 +27,6 @@ from napari_m3ae.whatif import WhatIf
 REGIONS = ("WT", "TC", "ET")
 #: One slab of all three tissues: 3 times 4 voxels of 4 mm.
 SLAB_ML = 3 * 4 * 0.064
-
-
-def open_case(viewer: ViewerModel, files) -> dict[str, Image]:
-    folder = str(files.labels.parent)
-    added = [layers.add(viewer, content) for content in get_reader(folder)(folder)]
-    return {layers.modality_of(layer): layer for layer in added if isinstance(layer, Image)}
 
 
 @pytest.fixture
@@ -53,16 +46,6 @@ def predictor(predictor):
 
 
 @pytest.fixture
-def viewer() -> ViewerModel:
-    return ViewerModel()
-
-
-@pytest.fixture
-def session(viewer, predictor) -> Session:
-    return Session(viewer, InlineRunner(), lambda _: predictor)
-
-
-@pytest.fixture
 def case(session, viewer, files) -> dict[str, Image]:
     return open_case(viewer, files)
 
@@ -76,18 +59,6 @@ def whatif(session, case) -> WhatIf:
 def other(tmp_path):
     """Another case, of another shape."""
     return write_phantom(tmp_path, "other", shape=(22, 24, 16), seed=1)
-
-
-@pytest.fixture
-def told() -> list[str]:
-    said: list[str] = []
-
-    def note(notification):
-        said.append(notification.message)
-
-    notification_manager.notification_ready.connect(note)
-    yield said
-    notification_manager.notification_ready.disconnect(note)
 
 
 class LateRunner(InlineRunner):
