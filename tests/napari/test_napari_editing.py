@@ -8,11 +8,11 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.key_bindings import KeymapHandler, coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
+from opened import open_case
 
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 from napari_m3ae import editing, layers
-from napari_m3ae._reader import get_reader
 from napari_m3ae.editing import Editor
 
 #: Voxels of 1 × 2 × 3 mm whose axes run along L, I and P: neither order nor direction is the display's.
@@ -33,9 +33,7 @@ def editor(session) -> Editor:
 @pytest.fixture
 def result(session, editor, viewer, files) -> Labels:
     """The layer of a segmentation on display."""
-    folder = str(files.labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(viewer, content)
+    open_case(viewer, files)
     session.run()
     return session.shown.layer
 
@@ -444,9 +442,7 @@ def test_closing_with_unsaved_edits_asks(part, session, viewer, files, tmp_path,
         lambda box: asked.append(box.text()) or getattr(QMessageBox.StandardButton, answer),
     )
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
-    folder = str(write_phantom(tmp_path, "other", shape=(20, 24, 16)).labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(viewer, content)
+    open_case(viewer, write_phantom(tmp_path, "other", shape=(20, 24, 16)))
     session.run()
     assert part.may_close()
     assert not asked
@@ -461,9 +457,7 @@ def test_saving_that_was_called_off_does_not_close(part, session, viewer, files,
 
     monkeypatch.setattr(QMessageBox, "exec", lambda _: QMessageBox.StandardButton.Save)
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
-    folder = str(files.labels.parent)
-    for content in get_reader(folder)(folder):
-        layers.add(viewer, content)
+    open_case(viewer, files)
     session.run()
     session.shown.layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 2)
     assert not part.may_close()
