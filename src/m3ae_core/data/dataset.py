@@ -47,7 +47,7 @@ class CachedCase:
 
     @property
     def image(self) -> npt.NDArray[np.float32]:
-        """The image (N, D, H, W), float32 in [0, 1]."""
+        """The image (N, D, H, W), float32 on the scale of the preprocessing."""
         return np.load(self.image_file, mmap_mode="r")  # type: ignore[no-any-return]
 
     @property
