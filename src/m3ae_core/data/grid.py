@@ -85,7 +85,7 @@ def resample(data: npt.NDArray[np.generic], source: Grid, target: Grid) -> Float
     """Resample `data` from `source` to `target`; zero outside.
 
     Along axes that get coarser, target voxels average what they cover; otherwise interpolation is linear. Grids with
-    oblique axes relative to each other are interpolated linearly.
+    oblique axes relative to each other are interpolated linearly. The result's axes lie in memory as the source's do.
     """
     mapping = np.linalg.inv(source.affine) @ target.affine
     linear = mapping[:3, :3]
@@ -96,11 +96,14 @@ def resample(data: npt.NDArray[np.generic], source: Grid, target: Grid) -> Float
             data.astype(np.float32), linear, mapping[:3, 3], target.shape, order=1, mode="constant"
         )
         return moved
-    # Row r of the mapping gives source axis r as a function of the one target axis axes[r].
-    result = data.transpose(np.argsort(axes))
-    for axis, row in enumerate(np.argsort(axes)):
-        result = _resample_axis(result, axis, target.shape[axis], linear[row, axis], mapping[row, 3])
-    return np.ascontiguousarray(result, np.float32)
+    # Row r of the mapping gives source axis r as a function of the one target axis axes[r]. Source axes are taken as
+    # they lie in memory, the slowest first, so that no step below has to copy.
+    order = np.argsort(data.strides)[::-1]
+    result: npt.NDArray[np.generic] = np.ascontiguousarray(data.transpose(order))
+    for axis, row in enumerate(order):
+        column = axes[row]
+        result = _resample_axis(result, axis, target.shape[column], linear[row, column], mapping[row, 3])
+    return np.asarray(result.transpose(np.argsort(axes[order])), np.float32)
 
 
 def locate(case: Grid, low: npt.ArrayLike, high: npt.ArrayLike, template: GridConfig) -> Placement:
@@ -133,8 +136,11 @@ def _resample_axis(
     if abs(abs(scale) - 1) * count < TOLERANCE and abs(position[0] - round(position[0])) < TOLERANCE:
         return _take(data, axis, np.rint(position).astype(int))
     weights = _weights(position, data.shape[axis], abs(scale))
-    moved = np.tensordot(weights, data.astype(np.float32, copy=False), axes=(1, axis))
-    return np.moveaxis(moved, 0, axis)
+    values, before, after = data.astype(np.float32, copy=False), data.shape[:axis], data.shape[axis + 1 :]
+    if not after:
+        return (values.reshape(-1, data.shape[axis]) @ weights.T).reshape(*before, count)
+    moved: FloatArray = weights @ values.reshape(*before, data.shape[axis], -1)
+    return moved.reshape(*before, count, *after)
 
 
 def _take(data: npt.NDArray[np.generic], axis: int, index: npt.NDArray[np.int_]) -> npt.NDArray[np.generic]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,70 @@ class StandardCase:
     brain: Box
 
 
+class Standardiser:
+    """Lays a case on a model's template, once per sequence, for as many subsets of its sequences as are asked for.
+
+    What depends on one sequence alone (its box, its percentiles, its place on the template) is kept; which box holds
+    the brain, and hence where the case lies, is each subset's own matter, as if the others had never been acquired.
+    """
+
+    def __init__(self, case: Case, model: ModelConfig) -> None:
+        self._case = case
+        self._model = model
+        self._own = Grid(case.shape, case.affine)
+        self._boxes: dict[str, Box | None] = {}
+        self._images: dict[tuple[str, tuple[float, float, float]], FloatArray] = {}
+
+    def standardise(self, names: Iterable[str]) -> StandardCase:
+        """Return the case as it is with the sequences of these names; those that the model does not know are left out.
+
+        Raises
+        ------
+        InputError
+            If none is left, a volume has no foreground or no contrast, or no part of the brain falls on the template.
+        """
+        model = self._model
+        subset = model.modality_set.subset(set(names) & set(model.modalities))
+        if not subset:
+            raise InputError(
+                f"The case {self._case.name} has none of the model's sequences.",
+                f"Add at least one of {', '.join(model.modalities)}.",
+                code="no-sequence",
+            )
+        low, high = _union([self._box(name) for name in subset.present], self._own.shape)
+        placement = locate(self._own, low, high, model.grid)
+        grid = Grid.of(model.grid).moved(placement.offset)
+        image = np.zeros((len(model.modalities), *grid.shape), np.float32)
+        for name in subset.present:
+            image[model.modalities.index(name)] = self._on_template(name, grid, placement)
+        occupied: BoolArray = np.asarray(image.any(axis=0))
+        if not occupied.any():
+            raise InputError(
+                "No part of the brain lies in the model's field of view.",
+                "Register the images to the model's template (SRI24) first.",
+                path=self._case.name,
+                code="off-template",
+            )
+        return StandardCase(image, subset, grid, placement, brain_box(occupied))
+
+    def _box(self, name: str) -> Box | None:
+        if name not in self._boxes:
+            self._boxes[name] = _occupied_box(self._case.volumes[name].data != 0)
+        return self._boxes[name]
+
+    def _on_template(self, name: str, grid: Grid, placement: Placement) -> FloatArray:
+        """Return the sequence (D, H, W), normalised; only the box around what is not zero is touched."""
+        key = name, placement.offset
+        if key not in self._images:
+            volume = self._case.volumes[name]
+            low, high = self._box(name) or ((0, 0, 0), volume.shape)
+            part = volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+            cropped = self._own.cropped(low, part.shape)
+            scaled = normalise(replace(volume, data=part), self._model.preprocess)
+            self._images[key] = resample(scaled, cropped, grid)
+        return self._images[key]
+
+
 def standardise(case: Case, model: ModelConfig) -> StandardCase:
     """Normalise every modality present and lay the case on the template grid of `model`.
 
@@ -52,29 +117,7 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
         If the case has none of the model's modalities, a volume has no foreground or no contrast, or no part of the
         brain falls on the template.
     """
-    volumes = {name: case.volumes[name] for name in model.modalities if name in case.volumes}
-    if not volumes:
-        raise InputError(
-            f"The case {case.name} has none of the model's sequences.",
-            f"Add at least one of {', '.join(model.modalities)}.",
-            code="no-sequence",
-        )
-    own = Grid(case.shape, case.affine)
-    low, high = brain_box(np.asarray(np.stack([volume.data != 0 for volume in volumes.values()]).any(axis=0)))
-    placement = locate(own, low, high, model.grid)
-    grid = Grid.of(model.grid).moved(placement.offset)
-    image = np.zeros((len(model.modalities), *grid.shape), np.float32)
-    for name, volume in volumes.items():
-        image[model.modalities.index(name)] = resample(normalise(volume, model.preprocess), own, grid)
-    if not image.any():
-        raise InputError(
-            "No part of the brain lies in the model's field of view.",
-            "Register the images to the model's template (SRI24) first.",
-            path=case.name,
-            code="off-template",
-        )
-    subset = model.modality_set.subset(volumes)
-    return StandardCase(image, subset, grid, placement, brain_box(np.asarray(image.any(axis=0))))
+    return Standardiser(case, model).standardise(case.volumes)
 
 
 def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
@@ -90,9 +133,9 @@ def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
     InputError
         If there is no foreground, or its percentiles coincide.
     """
-    data = volume.data
+    data = np.ascontiguousarray(volume.data.T)  # as it lies in memory: files store X fastest
     foreground = data > 0 if config.foreground == "positive" else data != 0
-    values = data[foreground]
+    values = np.asarray(data[foreground], np.float32)
     low, high = np.percentile(values, config.percentiles) if values.size else (0.0, 0.0)
     if not low < high:
         raise InputError(
@@ -101,12 +144,15 @@ def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
             path=volume.path or "image",
             code="no-contrast",
         )
-    scaled = np.clip((data - np.float32(low)) / np.float32(high - low), 0, 1)
+    values -= np.float32(low)
+    values /= np.float32(high - low)
+    np.clip(values, 0, 1, out=values)
     if config.scale == "zscore":
-        clipped = scaled[foreground]
-        scaled = (scaled - clipped.mean()) / clipped.std()
-    scaled[~foreground] = 0
-    return np.asarray(scaled, np.float32)
+        values -= values.mean()
+        values /= values.std()
+    scaled = np.zeros(data.shape, np.float32)
+    scaled[foreground] = values
+    return scaled.T
 
 
 def brain_box(mask: BoolArray) -> Box:
@@ -114,10 +160,25 @@ def brain_box(mask: BoolArray) -> Box:
 
     An empty mask gives the whole array.
     """
+    return _union([_occupied_box(mask)], (mask.shape[0], mask.shape[1], mask.shape[2]))
+
+
+def _occupied_box(mask: BoolArray) -> Box | None:
+    """Return the box of :func:`brain_box`, None for an empty mask."""
     low, high = [], []
     for axis in range(3):
         occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        first, last = (occupied[0], occupied[-1]) if occupied.size else (0, mask.shape[axis] - 1)
-        low.append(max(int(first) - 1, 0))
-        high.append(min(int(last) + 2, mask.shape[axis]))
+        if not occupied.size:
+            return None
+        low.append(max(int(occupied[0]) - 1, 0))
+        high.append(min(int(occupied[-1]) + 2, mask.shape[axis]))
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _union(boxes: Iterable[Box | None], shape: tuple[int, int, int]) -> Box:
+    """Return the box around several; without any, the whole array."""
+    known = np.array([box for box in boxes if box is not None])
+    if not known.size:
+        return (0, 0, 0), shape
+    low, high = known[:, 0].min(axis=0).tolist(), known[:, 1].max(axis=0).tolist()
     return (low[0], low[1], low[2]), (high[0], high[1], high[2])

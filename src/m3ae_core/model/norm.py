@@ -14,7 +14,8 @@ class GroupNorm(nn.GroupNorm):
 
     On channels-last CPU tensors torch 2.13 sums all voxels in one float32 accumulator: the output is off by 7e-3 and
     the weight's gradient by 3 at (2, 16, 128, 128, 128). Here every slice is summed by itself and the slices in
-    float64 (errors 5e-6 and 2e-3), and the backward pass is two to four times as fast.
+    float64 (errors 5e-6 and 2e-3), and the backward pass is two to four times as fast. Squares are summed by a matrix
+    product, of which only the diagonal is wanted: twice as fast as a norm, and more exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ class _ChannelsLast(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         slices = _slices(x)
         sums = slices.sum(2).double().sum(1)
-        squares = torch.linalg.vector_norm(slices, dim=2).double().square().sum(1)
+        squares = _squares(slices)
         mean = _group_mean(sums, groups, x)
         variance = _group_mean(squares, groups, x) - mean.square()
         inverse = (variance.clamp(min=0) + eps).rsqrt()
@@ -67,6 +68,14 @@ class _ChannelsLast(torch.autograd.Function):
 def _slices(x: Tensor) -> Tensor:
     """View channels-last `x` (B, C, D, H, W) as (B, D, H·W, C)."""
     return x.movedim(1, -1).flatten(2, 3)
+
+
+def _squares(slices: Tensor) -> Tensor:
+    """Sum the squares of (B, D, H·W, C) over each sample's voxels: (B, C) in float64."""
+    rows = slices.flatten(0, 1)
+    products = torch.bmm(rows.transpose(1, 2), rows)
+    squares: Tensor = products.diagonal(dim1=1, dim2=2).view(*slices.shape[:2], -1).double().sum(1)
+    return squares
 
 
 def _group_mean(sums: Tensor, groups: int, x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
         """Return a tensor of the shape of `x`."""
         y: Tensor = self.conv1(F.relu(self.norm1(x), inplace=True))
         y = self.conv2(F.relu(self.norm2(y), inplace=True))
-        return x + y
+        return y.add_(x)  # in place: no pass needs the convolution's own output again
 
 
 class ResidualUNet(nn.Module):
@@ -113,7 +113,7 @@ class ResidualUNet(nn.Module):
         bottleneck = skips.pop()
         scales = []
         for reduce, decode in zip(self.reduce, self.decoder, strict=True):
-            x = self._blocks(decode, self._double(reduce(x)) + skips.pop())
+            x = self._blocks(decode, self._double(reduce(x)).add_(skips.pop()))
             scales.append(x)
         return Features(bottleneck, *scales)
 
