@@ -24,6 +24,8 @@ from m3ae_core.regions import Region, regions_named
 Shape = tuple[int, int, int]
 Sides = tuple[PositiveInt, PositiveInt, PositiveInt]
 Share = Annotated[float, Field(ge=0, le=1)]
+#: A sliding window in voxels (D, H, W) over the brain box, or one pass over that box or over the template.
+Window = Sides | Literal["brain", "template"]
 Affine = tuple[tuple[float, float, float, float], ...]
 
 #: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
@@ -107,7 +109,7 @@ class InferenceConfig(Frozen):
     image mirrored between left and right, in twice the time.
     """
 
-    window: Sides | Literal["brain", "template"] = (128, 128, 128)
+    window: Window = (128, 128, 128)
     overlap: float = Field(0.5, ge=0, lt=1)
     substitute_origin: Literal["template", "window"] = "template"
     mirror: bool = False
@@ -139,6 +141,23 @@ class ModelConfig(Frozen):
     def region_set(self) -> tuple[Region, ...]:
         """The regions in output order."""
         return regions_named(self.regions)
+
+    def with_window(self, window: Window) -> ModelConfig:
+        """Return the model as applied in another `window`.
+
+        Raises
+        ------
+        ConfigError
+            If the sides are no multiples of 8.
+        """
+        try:
+            inference = InferenceConfig.model_validate(self.inference.model_dump() | {"window": window})
+        except ValidationError as error:
+            detail = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(
+                f"Windows of {window} cannot be: {detail}.", "Choose others.", code="window"
+            ) from error
+        return self.model_copy(update={"inference": inference})
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -142,16 +142,16 @@ def encode(
 
 
 def decode(
-    masks: npt.NDArray[np.bool_], scheme: LabelScheme, regions: Sequence[Region] = REGIONS
+    masks: Sequence[npt.NDArray[np.bool_]], scheme: LabelScheme, regions: Sequence[Region] = REGIONS
 ) -> npt.NDArray[np.uint8]:
-    """Turn binary region masks (R, D, H, W) into a label map (D, H, W) of `scheme`.
+    """Turn binary region masks (R of them, each (D, H, W)) into a label map (D, H, W) of `scheme`.
 
     Regions are nested (ET within TC within WT). Where a prediction breaks the nesting the innermost region
     wins: a voxel in ET is enhancing tumour, else one in TC necrotic core, else one in WT oedema. A model with
     fewer regions tells fewer tissues apart.
     """
     mask = {region.name: masks[index] for index, region in enumerate(regions)}
-    labels = np.zeros(masks.shape[1:], np.uint8)
+    labels = np.zeros_like(masks[0], np.uint8)
     for region, tissue in ((WT, OEDEMA), (TC, NECROSIS), (ET, ENHANCING)):
         if region.name in mask:
             labels[mask[region.name]] = scheme.value(tissue)

@@ -30,7 +30,9 @@ from tiny import RECIPE, random_bundle, write_cases
 REAL_PREDICT = Predictor.predict
 
 
-def quick_predict(self: Predictor, case: Case, scheme: LabelScheme = BRATS_2023) -> SimpleNamespace:
+def quick_predict(
+    self: Predictor, case: Case, scheme: LabelScheme = BRATS_2023, shared: object = None
+) -> SimpleNamespace:
     """Stand-in for the network: brightness thresholds that shift with the substitute wherever sequences are missing."""
     image = np.mean([volume.data for volume in case.volumes.values()], axis=0)
     shift = 100 * float(self.bundle.substitute.std()) * len(case.subset.missing) / 4

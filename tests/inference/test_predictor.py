@@ -54,8 +54,9 @@ def test_the_filled_image_is_what_the_paper_says(case, predictor):
     inference = predictor.config.inference
     extent = Extent.of(inference, predictor.config.grid.shape, standard.brain)
     image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.subset.flags)
-    filled, before = fill_extent(image, missing, extent, predictor.substitute, inference)
+    filled, brain, before = fill_extent(image, missing, extent, predictor.substitute, inference)
     assert before == (0, 0, 0)
+    assert torch.equal(brain, (image != 0).any(0))
     assert torch.equal(filled[[1, 3]], torch.from_numpy(standard.image[[1, 3]]))
     assert torch.equal(filled[[0, 2]], predictor.bundle.substitute[[0, 2]])
 

@@ -13,16 +13,27 @@ from torch import Tensor
 
 from m3ae_core.config import InferenceConfig
 from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.windows import Extent, pad_to, sliding_logits, whole_logits, window_starts
+from m3ae_core.model.windows import (
+    NO_BRAIN,
+    Extent,
+    pad_to,
+    sliding_logits,
+    whole_logits,
+    window_starts,
+)
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.75])
 
 
+def brain_of(filled: Tensor) -> Tensor:
+    return torch.ones(filled.shape[1:], dtype=torch.bool)
+
+
 def last(filled: Tensor, network, size: tuple[int, int, int], overlap: float) -> Tensor:
-    *_, (_, _, logits) = sliding_logits(network, filled, size, overlap)
+    *_, (_, _, logits) = sliding_logits(network, filled[None], brain_of(filled), size, overlap)
     assert logits is not None
-    return logits
+    return logits[0]
 
 
 def moody(window: Tensor) -> Tensor:
@@ -127,7 +138,7 @@ def test_progress_counts_windows_and_the_result_comes_last() -> None:
         shapes.append(tuple(x.shape))
         return x
 
-    events = list(sliding_logits(network, filled, (8, 8, 4), 0.5))
+    events = list(sliding_logits(network, filled[None], brain_of(filled), (8, 8, 4), 0.5))
     assert [(done, total) for done, total, _ in events] == [(n, 6) for n in range(1, 7)]
     assert [logits is None for *_, logits in events] == [True] * 5 + [False]
     assert set(shapes) == {(1, 1, 8, 8, 4)}
@@ -136,7 +147,8 @@ def test_progress_counts_windows_and_the_result_comes_last() -> None:
 def test_windows_are_computed_as_they_are_asked_for() -> None:
     """To stop asking is to cancel: no window is computed ahead."""
     calls: list[int] = []
-    windows = sliding_logits(lambda x: calls.append(1) or x, torch.zeros(1, 8, 8, 8), (4, 4, 4), 0.0)
+    image = torch.zeros(1, 8, 8, 8)
+    windows = sliding_logits(lambda x: calls.append(1) or x, image[None], brain_of(image), (4, 4, 4), 0.0)
     next(windows)
     next(windows)
     assert len(calls) == 2
@@ -147,16 +159,15 @@ def test_mirroring_averages_both_sides(window):
     """A network that answers with how far to the left a voxel lies in its window answers alike everywhere."""
 
     def marks(x: Tensor) -> Tensor:
-        return torch.arange(8.0).expand(1, 1, 8, 8, 8)
+        return torch.arange(8.0).expand(len(x), 1, 8, 8, 8)
 
     substitute = SubstituteImage.fixed(torch.zeros(2, 8, 8, 8))
     image, missing = torch.ones(2, 8, 8, 8), torch.zeros(2, dtype=torch.bool)
     extent = Extent((0, 0, 0), (8, 8, 8))
-    for mirror, passes, expected in ((False, 1, torch.arange(8.0)), (True, 2, torch.full((8,), 3.5))):
+    for mirror, expected in ((False, torch.arange(8.0)), (True, torch.full((8,), 3.5))):
         config = InferenceConfig(window=window, mirror=mirror)
-        *early, (done, total, logits) = whole_logits(marks, image, missing, extent, substitute, config)
-        assert (done, total) == (passes, passes)
-        assert [event[2] for event in early] == [None] * (passes - 1)
+        [(done, total, logits)] = whole_logits(marks, image, missing, extent, substitute, config)
+        assert (done, total) == (1, 1)  # both in one batch
         torch.testing.assert_close(logits[0, 0, 0], expected)
 
 
@@ -168,3 +179,52 @@ def test_what_is_filled_in_is_mirrored_with_the_image():
     extent = Extent((0, 0, 0), (8, 8, 8))
     *_, (_, _, logits) = whole_logits(lambda x: x, image, missing, extent, substitute, config)
     torch.testing.assert_close(logits, torch.stack([image[0], substitute.image[1]]))
+
+
+# --- windows without brain -------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(SHAPES, st.data(), OVERLAPS)
+def test_windows_without_brain_are_skipped_and_no_answer_in_the_brain_changes(
+    shape: tuple[int, int, int], data: st.DataObject, overlap: float
+) -> None:
+    size = tuple(data.draw(st.integers(max(1, side // 2), side)) for side in shape)
+    generator = np.random.default_rng(data.draw(st.integers(0, 99)))
+    filled = torch.from_numpy(generator.standard_normal((2, *shape)))
+    brain = torch.zeros(shape, dtype=torch.bool)
+    brain[tuple(generator.integers(side) for side in shape)] = True
+    calls: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(1)
+        return moody(x)
+
+    *_, (done, total, logits) = sliding_logits(counted, filled[None], brain, size, overlap)
+    assert done == total == len(calls)
+    every = last(filled, moody, size, overlap)
+    torch.testing.assert_close(logits[0][:, brain], every[:, brain])
+    known = logits[0] != NO_BRAIN
+    assert known[:, brain].all()
+    if size != shape:
+        axes = [window_starts(length, side, overlap) for length, side in zip(shape, size, strict=True)]
+        assert len(calls) < np.prod([len(starts) for starts in axes]) or known.all()
+
+
+def test_without_any_brain_one_window_is_computed() -> None:
+    brain = torch.zeros(8, 8, 8, dtype=torch.bool)
+    events = list(sliding_logits(lambda x: x, torch.ones(1, 1, 8, 8, 8), brain, (4, 4, 4), 0.0))
+    assert [(done, total) for done, total, _ in events] == [(1, 1)]
+    assert (events[0][2] == NO_BRAIN).sum() == 7 * 4**3
+
+
+def test_the_brain_is_where_a_given_sequence_is_not_zero() -> None:
+    """The substitute is nowhere zero, and is no brain."""
+    image, missing = torch.zeros(2, 8, 8, 16), torch.tensor([False, True])
+    image[0, :, :, 12:] = 1
+    substitute = SubstituteImage.fixed(torch.ones(2, 8, 8, 16))
+    config, extent = InferenceConfig(window=(8, 8, 8), overlap=0), Extent((0, 0, 0), (8, 8, 16))
+    for mirror, windows in ((False, 1), (True, 2)):
+        config = config.model_copy(update={"mirror": mirror})
+        events = list(whole_logits(lambda x: x, image, missing, extent, substitute, config))
+        assert len(events) == windows

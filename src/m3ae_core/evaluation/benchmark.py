@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
+from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.errors import OutputError
 from m3ae_core.evaluation.conventions import BRATS_LEGACY
 from m3ae_core.evaluation.metrics import Overlap, overlap
@@ -122,12 +123,12 @@ def _measure(
     plan: Plan, predictor: Predictor, case: Case, reference: Labels, key: dict[str, str]
 ) -> Generator[Progress, None, Measurement]:
     """Segment one case from every subset; write its slices, then its measurement, and return that."""
-    subsets = table_order(plan.modalities)
+    subsets, shared = table_order(plan.modalities), Standardiser(case, predictor.config)
     predictions: dict[str, Labels] = {}
     overlaps: dict[str, dict[str, Overlap]] = {}
     for done, subset in enumerate(subsets):
         yield Progress(f"{case.name} from {subset}", done, len(subsets))
-        labels = predictor.predict(case.only(*subset.present), plan.scheme).labels
+        labels = predictor.predict(case.only(*subset.present), plan.scheme, shared).labels
         predictions[str(subset)] = labels
         overlaps[str(subset)] = _overlaps(labels, reference, case, plan)
     write_slices(slices_file(plan.folder, key["fingerprint"], case.name), cut(case, reference, predictions))

@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 
 from m3ae_core.bundle import Bundle
+from m3ae_core.config import Window
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
-from m3ae_core.data.preprocess import standardise
+from m3ae_core.data.preprocess import Standardiser, StandardCase
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
 from m3ae_core.files import write_json
-from m3ae_core.inference.device import autocast, choose_device, is_out_of_memory, to_device
+from m3ae_core.inference.device import (
+    choose_device,
+    fast,
+    is_out_of_memory,
+    out_of_memory,
+    require_memory,
+    to_device,
+)
 from m3ae_core.inference.provenance import describe, find_warnings
+from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
@@ -67,16 +76,23 @@ class Predictor:
         The model; its configuration decides about template, preprocessing, windows and substitute.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    window
+        Segments in another way than the model was validated with (see :class:`~m3ae_core.config.InferenceConfig`):
+        another answer, and a warning.
+    compile
+        Compile the backbone with torch.compile; worth it for many cases on a GPU.
 
     Raises
     ------
     BundleError
         If the bundle holds no segmenter.
     ConfigError
-        If the device is not there.
+        If the device is not there, or the window cannot be.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", *, window: Window | None = None, compile: bool = False
+    ) -> None:
         if bundle.segmenter is None:
             raise BundleError(
                 f"The bundle {bundle.name!r} is only pretrained and cannot segment.",
@@ -84,52 +100,76 @@ class Predictor:
                 code="stage",
             )
         self.bundle = bundle
-        self.config = bundle.config
+        self.config = bundle.config if window is None else bundle.config.with_window(window)
         self.segmenter = bundle.segmenter.eval()
+        if compile:
+            self.segmenter.backbone.compile()
         self.substitute = SubstituteImage.fixed(bundle.substitute)
         self._use(choose_device(device))
 
-    def predict(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Prediction:
+    def predict(
+        self, case: Case, scheme: LabelScheme = BRATS_2023, shared: Standardiser | None = None
+    ) -> Prediction:
         """Segment `case`; see :meth:`run` for progress and errors."""
-        *_, prediction = self.run(case, scheme)
+        *_, prediction = self.run(case, scheme, shared)
         assert isinstance(prediction, Prediction)  # noqa: S101  run() ends with one
         return prediction
 
-    def run(self, case: Case, scheme: LabelScheme = BRATS_2023) -> Iterator[Progress | Prediction]:
+    def run(
+        self, case: Case, scheme: LabelScheme = BRATS_2023, shared: Standardiser | None = None
+    ) -> Iterator[Progress | Prediction]:
         """Segment `case`, yielding :class:`Progress` and at the end one :class:`Prediction`.
 
         Stop asking for the next event to cancel.
 
+        Parameters
+        ----------
+        shared
+            For several subsets of one case: made of the case with all of them, it keeps what they have in common.
+
         Raises
         ------
         InputError
-            If the case cannot be laid on the model's template.
+            If the case cannot be laid on the model's template, or memory does not suffice (``memory``).
         BundleError
             If the network's output is not finite.
         """
-        yield Progress("preparing", 0, 1)
-        fallbacks: list[str] = []
-        standard = standardise(case, self.config)
-        yield Progress("preparing", 1, 1)
-        extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
-        logits: Tensor | None = None
-        for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
-            lambda x: self._forward(x, fallbacks),
-            torch.from_numpy(standard.image),
-            ~torch.tensor(standard.subset.flags),
-            extent,
-            self.substitute,
-            self.config.inference,
-        ):
-            yield Progress("segmenting", done, total)
-        yield Progress("laying the result on the images", 0, 1)
-        assert logits is not None  # noqa: S101  there is always one window
-        maps = self._to_case(logits.sigmoid(), standard.grid.cropped(*extent), case)
-        masks = np.stack([maps[name] > 0.5 for name in self.config.regions])
+        with freed_memory_kept():
+            yield Progress("preparing", 0, 1)
+            standard = (shared or Standardiser(case, self.config)).standardise(case.volumes)
+            yield Progress("preparing", 1, 1)
+            fallbacks: list[str] = []
+            extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
+            logits: Tensor | None = None
+            for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
+                lambda x: self._forward(x, fallbacks),
+                torch.from_numpy(standard.image),
+                ~torch.tensor(standard.subset.flags),
+                extent,
+                self.substitute,
+                self.config.inference,
+            ):
+                yield Progress("segmenting", done, total)
+            yield Progress("laying the result on the images", 0, 1)
+            assert logits is not None  # noqa: S101  there is always one window
+            maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
+            del logits
+            yield self._prediction(case, standard, maps, scheme, fallbacks)
+
+    def _prediction(
+        self,
+        case: Case,
+        standard: StandardCase,
+        maps: dict[str, FloatArray],
+        scheme: LabelScheme,
+        fallbacks: list[str],
+    ) -> Prediction:
+        masks = [maps[name] > 0.5 for name in self.config.regions]
         labels = decode(masks, scheme, self.config.region_set)
-        warnings = find_warnings(standard)
+        warnings = find_warnings(self.bundle, self.config, standard)
         record = describe(
             self.bundle,
+            self.config,
             standard,
             case,
             scheme,
@@ -138,7 +178,7 @@ class Predictor:
             fallbacks=fallbacks,
             warnings=warnings,
         )
-        yield Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, record)
+        return Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, record)
 
     def _use(self, device: torch.device) -> None:
         self.device = device
@@ -146,17 +186,16 @@ class Predictor:
 
     @torch.no_grad()
     def _forward(self, x: Tensor, fallbacks: list[str]) -> Tensor:
-        """Return logits on the CPU; if the GPU's memory runs out, the same window is computed on the CPU."""
+        """Return the logits (B, R, …) of windows (B, N, …), on the CPU."""
+        if self.device.type == "cpu":
+            require_memory(x[:, 0].numel(), self.config.network.base_channels)
         try:
-            with autocast(self.device):
+            with fast(self.device, one_shape=self.config.inference.window != "brain"):
                 logits = self.segmenter.predict(to_device(x, self.device)).float().cpu()
         except RuntimeError as error:
-            if self.device.type == "cpu" or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
-            fallbacks.append("The GPU ran out of memory; the CPU took over with the same window.")
-            self._use(torch.device("cpu"))
-            return self._forward(x, fallbacks)
+            logits = self._forward_with_less(x, fallbacks)
         if not torch.isfinite(logits).all():
             raise BundleError(
                 f"The model {self.bundle.name!r} gave values that are not finite.",
@@ -164,6 +203,19 @@ class Predictor:
                 code="nonfinite",
             )
         return logits
+
+    def _forward_with_less(self, x: Tensor, fallbacks: list[str]) -> Tensor:
+        """Compute the same windows with less memory: one at a time, then on the CPU. Smaller ones change the answer."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(x) > 1:
+            fallbacks.append("Memory ran out; the windows were computed one at a time.")
+            return torch.cat([self._forward(one[None], fallbacks) for one in x])
+        if self.device.type == "cpu":
+            raise out_of_memory("an allocation failed")
+        fallbacks.append("The GPU ran out of memory; the CPU took over with the same window.")
+        self._use(torch.device("cpu"))
+        return self._forward(x, fallbacks)
 
     def _to_case(self, probabilities: Tensor, grid: Grid, case: Case) -> dict[str, FloatArray]:
         own = Grid(case.shape, case.affine)

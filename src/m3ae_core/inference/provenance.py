@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,8 +14,10 @@ import torch
 
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
+from m3ae_core.config import ModelConfig
 from m3ae_core.data.case import Case
 from m3ae_core.data.preprocess import StandardCase
+from m3ae_core.inference.device import precision
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import LabelScheme
 
@@ -25,6 +26,7 @@ NOTICE = "Research use only. Not a medical device. Check every result."
 
 def describe(
     bundle: Bundle,
+    config: ModelConfig,
     standard: StandardCase,
     case: Case,
     scheme: LabelScheme,
@@ -36,7 +38,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return the JSON-ready record of one prediction.
 
-    Sequences are identified by the SHA-256 of their decoded voxels, never by a path; volumes are in mL.
+    `config` is how the bundle was applied. Sequences are identified by the SHA-256 of their decoded voxels
+    (:attr:`Volume.sha256`), never by a path; volumes are in mL.
     """
     subset = standard.subset
     return {
@@ -44,14 +47,14 @@ def describe(
         "made_by": {"napari-m3ae": __version__, "edited": False},
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "case": case.name,
-        "sequences_present": {name: _voxel_hash(case.volumes[name].data) for name in subset.present},
+        "sequences_present": {name: case.volumes[name].sha256 for name in subset.present},
         "sequences_substituted": list(subset.missing),
         "model": {
             "name": bundle.name,
             "sha256": bundle.sha256,
-            "preset": bundle.config.preset,
+            "preset": config.preset,
             "licence": bundle.card.get("licence"),
-            "inference": bundle.config.inference.model_dump(mode="json"),
+            "inference": config.inference.model_dump(mode="json"),
         },
         "reliability": bundle.card.get("reliability", {}).get(str(subset)),
         "labels": {
@@ -60,7 +63,12 @@ def describe(
             "volumes_ml": tissue_volumes(labels, scheme, case.affine),
         },
         "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
-        "device": {"name": str(device), "threads": torch.get_num_threads(), "fallbacks": list(fallbacks)},
+        "device": {
+            "name": str(device),
+            "threads": torch.get_num_threads(),
+            "precision": str(precision(device)).removeprefix("torch."),
+            "fallbacks": list(fallbacks),
+        },
         "warnings": list(warnings),
         "versions": {
             "python": platform.python_version(),
@@ -71,8 +79,8 @@ def describe(
     }
 
 
-def find_warnings(standard: StandardCase) -> tuple[str, ...]:
-    """Return what a user must know about how the case lies on the template, as sentences."""
+def find_warnings(bundle: Bundle, config: ModelConfig, standard: StandardCase) -> tuple[str, ...]:
+    """Return what a user must know about how the case lies on the template and how it was segmented, as sentences."""
     placement, found = standard.placement, []
     if placement.method == "brain centre":
         found.append(
@@ -82,8 +90,9 @@ def find_warnings(standard: StandardCase) -> tuple[str, ...]:
     if placement.inside < 0.98:
         share = 100 * (1 - placement.inside)
         found.append(f"{share:.0f} % of the box around the brain lies outside the model's field of view.")
+    if config.inference.window != bundle.config.inference.window:
+        found.append(
+            f"Segmented in the window {config.inference.window}; the model was validated with "
+            f"{bundle.config.inference.window}, and its measured reliability holds for that."
+        )
     return tuple(found)
-
-
-def _voxel_hash(data: npt.NDArray[np.generic]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()

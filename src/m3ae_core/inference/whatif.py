@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.data.case import Case
+from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction, Predictor
 from m3ae_core.measure import voxel_ml
@@ -109,11 +110,12 @@ def sweep(
     modalities = predictor.config.modality_set
     case = case.only(*(name for name in modalities.names if name in case.volumes))
     given = modalities.subset(case.volumes)
+    shared = Standardiser(case, predictor.config)
     subsets = sorted((s for s in modalities.subsets() if s <= given), key=len, reverse=True)
     yield Progress("subsets", 0, len(subsets))
     for count, subset in enumerate(subsets, 1):
         events: Iterable[Progress | Prediction] = (
-            [known[subset]] if subset in known else predictor.run(case.only(*subset.present), scheme)
+            [known[subset]] if subset in known else predictor.run(case.only(*subset.present), scheme, shared)
         )
         for event in events:
             if isinstance(event, Progress):

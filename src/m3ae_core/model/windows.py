@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.model.unet import STRIDE
 
 Network = Callable[[Tensor], Tensor]
+
+#: The logit where no window was computed: a probability of 1e-13.
+NO_BRAIN = -30.0
 
 
 class Extent(NamedTuple):
@@ -44,7 +48,7 @@ def whole_logits(
     Parameters
     ----------
     network
-        Maps (1, N, d, h, w) to logits (1, R, d, h, w).
+        Maps (B, N, d, h, w) to logits (B, R, d, h, w); B is 2 where the model wants both mirror images, else 1.
     image
         (N, D, H, W) on the template.
     missing
@@ -54,34 +58,36 @@ def whole_logits(
     ------
     Windows done, windows in all, and None; with the last window, the logits (R, *extent.size).
     """
-    filled, before = fill_extent(image, missing, extent, substitute, inference)
-    depth, height, width = filled.shape[-3:]
+    filled = fill_extent(image, missing, extent, substitute, inference)
+    views, brain = filled.image[None], filled.brain
+    if inference.mirror:  # what is filled in is mirrored too, as in training; W runs from right to left
+        views, brain = torch.cat([views, views.flip(-1)]), brain | brain.flip(-1)
+    depth, height, width = brain.shape
     window = (depth, height, width) if isinstance(inference.window, str) else inference.window
-    inside = (slice(None), *(slice(b, b + side) for b, side in zip(before, extent.size, strict=True)))
-    turns = (False, True) if inference.mirror else (False,)
-    whole: Tensor | None = None
-    for turn, turned in enumerate(turns):
-        # What is filled in is mirrored too, as in training; W runs from right to left.
-        seen = filled.flip(-1) if turned else filled
-        for done, total, logits in sliding_logits(network, seen, window, inference.overlap):
-            if logits is not None:
-                logits = logits.flip(-1) if turned else logits
-                whole = logits if whole is None else (whole + logits) / len(turns)
-            finished = turn * total + done == len(turns) * total
-            yield (
-                turn * total + done,
-                len(turns) * total,
-                whole[inside] if finished and whole is not None else None,
-            )
+    inside = tuple(slice(low, low + side) for low, side in zip(filled.before, extent.size, strict=True))
+    for done, total, logits in sliding_logits(network, views, brain, window, inference.overlap):
+        if logits is None:
+            yield done, total, None
+        else:
+            mean = (logits[0] + logits[1].flip(-1)) / 2 if inference.mirror else logits[0]
+            yield done, total, mean[:, *inside]
+
+
+class Filled(NamedTuple):
+    """What the network is given: the filled `image` (N, D, H, W), where there is `brain` (D, H, W, boolean: a modality
+    that is present is not zero), and the voxels that padding added on the low sides (`before`)."""
+
+    image: Tensor
+    brain: Tensor
+    before: Shape
 
 
 def fill_extent(
     image: Tensor, missing: Tensor, extent: Extent, substitute: SubstituteImage, inference: InferenceConfig
-) -> tuple[Tensor, Shape]:
+) -> Filled:
     """Cut the extent out of an image (N, D, H, W), pad it to what the network takes, and fill what is missing.
 
-    Returns the filled image and the voxels that padding added on the low sides. The substitute is read at the
-    corresponding place of the template, or, for released models, from its corner.
+    The substitute is read at the corresponding place of the template, or, for released models, from its corner.
     """
     low, size = extent
     where = (slice(None), *(slice(first, first + side) for first, side in zip(low, size, strict=True)))
@@ -94,7 +100,7 @@ def fill_extent(
     if inference.substitute_origin == "window":
         start = [0, 0, 0]
     content = substitute.crop([start], (d, h, w))[0]
-    return fill(cut, content, missing[:, None, None, None]), before
+    return Filled(fill(cut, content, missing[:, None, None, None]), (cut != 0).any(0), before)
 
 
 def pad_to(x: Tensor, size: Shape) -> tuple[Tensor, Shape]:
@@ -112,29 +118,40 @@ def window_starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def sliding_logits(
-    network: Network, filled: Tensor, size: Shape, overlap: float
+    network: Network, views: Tensor, brain: Tensor, size: Shape, overlap: float
 ) -> Iterator[tuple[int, int, Tensor | None]]:
     """Apply `network` window by window and average the logits with equal weights, as published.
+
+    Windows without brain are skipped; voxels that no other window covers get :data:`NO_BRAIN` (the published procedure
+    computes those windows too; at voxels with brain the answers are the same).
 
     Parameters
     ----------
     network
-        Maps (1, N, *size) to logits (1, R, *size).
-    filled
-        Image (N, D, H, W), no side shorter than the window's.
+        Maps (B, N, *size) to logits (B, R, *size).
+    views
+        Images (B, N, D, H, W), no side shorter than the window's.
+    brain
+        (D, H, W), boolean.
 
     Yields
     ------
-    Windows done, windows in all, and None; with the last window, the averaged logits (R, D, H, W).
+    Windows done, windows in all, and None; with the last window, the averaged logits (B, R, D, H, W).
     """
-    space = filled.shape[-3:]
-    starts = list(product(*(window_starts(n, side, overlap) for n, side in zip(space, size, strict=True))))
-    total, count = filled.new_zeros(()), filled.new_zeros(space)
-    for done, start in enumerate(starts, 1):
-        where = (slice(None), *(slice(first, first + side) for first, side in zip(start, size, strict=True)))
-        logits = network(filled[where][None])[0]
+    space = tuple(brain.shape)
+    if size == space:
+        yield 1, 1, network(views)
+        return
+    starts = product(*(window_starts(n, side, overlap) for n, side in zip(space, size, strict=True)))
+    windows = [tuple(slice(first, first + side) for first, side in zip(s, size, strict=True)) for s in starts]
+    windows = [where for where in windows if brain[where].any()] or windows[:1]
+    total, count = views.new_zeros(()), views.new_zeros(space)
+    for done, where in enumerate(windows, 1):
+        logits = network(views[:, :, *where])
         if done == 1:
-            total = filled.new_zeros((len(logits), *space))
-        total[where] += logits
-        count[where[1:]] += 1
-        yield done, len(starts), (total / count if done == len(starts) else None)
+            total = views.new_zeros((*logits.shape[:2], *space))
+        total[:, :, *where] += logits
+        count[where] += 1
+        if done < len(windows):
+            yield done, len(windows), None
+    yield len(windows), len(windows), torch.where(count > 0, total / count, NO_BRAIN)
