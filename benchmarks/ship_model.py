@@ -3,8 +3,8 @@
     m3ae benchmark --cases VALIDATION_DIR --bundle RUN/bundle --output RESULTS
     python benchmarks/ship_model.py --run RUN --pretrain-run RUN --results RESULTS
 
-The networks and the substitute are copied as training left them; only the card is new. Learning curves of both stages go
-into docs/images.
+The networks and the substitute are copied as training left them; only the card and the golden mask of the self-test are
+new. Learning curves of both stages go into docs/images.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
 from m3ae_core.report.curves import save_curves
 from m3ae_core.report.tables import markdown, score_table
+from m3ae_core.selftest.golden import write_golden
 from m3ae_core.training.record import TIMES
 
 DATA = (
@@ -72,6 +73,7 @@ def main(run: Path, pretrain_run: Path, results: Path) -> None:
     save_curves(pretrain_run, PICTURES / "curves-pretrain.png")
     save_curves(run, PICTURES / "curves-finetune.png")
     write_text(folder / "MODEL_CARD.md", text)
+    write_golden()
     print(table)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
+from m3ae_core.errors import M3AEError
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -76,6 +78,30 @@ class CaseMeasured:
     total: int
     dice: dict[str, float]
     reused: bool
+
+
+@dataclass(frozen=True)
+class CaseSegmented:
+    """Case `done` of `total` is segmented from the sequences `present`; labels and sidecar are safe on disk.
+
+    `reused` tells that an earlier run had done it.
+    """
+
+    case: str
+    done: int
+    total: int
+    present: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class CaseFailed:
+    """Case `done` of `total` could not be segmented; `error` says why."""
+
+    case: str
+    done: int
+    total: int
+    error: M3AEError
 
 
 #: What a training stage yields.

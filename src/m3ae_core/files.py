@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil  # type: ignore[import-untyped]
 
 from m3ae_core.errors import OutputError, printable
 
@@ -24,7 +28,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
 
     `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is
     synced to disk and then renamed over `path`. After any failure the old file is untouched and the temporary
-    one is gone.
+    one is gone. One that a killed process left of an earlier write to `path` goes first.
 
     Raises
     ------
@@ -35,8 +39,9 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     try:
         ensure_writable(path)
+        remove_stale(path.parent, path.name)
         _write_and_rename(path, write)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter is what torch's writer raises, being C++
         raise _failed(path, error) from error
     return path
 
@@ -45,6 +50,35 @@ def remove_left_over(folder: Path) -> None:
     """Remove the temporary files that a killed process left in `folder`; nobody may be writing there."""
     for temporary in folder.rglob(f"{_TEMPORARY}*"):
         temporary.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files in `folder`, those of the file `name` if given, whose process runs no more.
+
+    Others may be writing there: files of running processes and of other computers stay.
+    """
+    ending = "*" if name is None else glob.escape(name)
+    for temporary in folder.glob(f"{_writer()}*-{ending}"):
+        pid = temporary.name.removeprefix(_writer()).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            with suppress(OSError):  # it stays for the next time
+                temporary.unlink()
+
+
+def make_folder(folder: Path) -> Path:
+    """Make `folder`, and those above it, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made (code ``not-writable``).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"The folder cannot be made: {error.strerror or error}."
+        raise OutputError(problem, "Choose another one.", path=folder, code="not-writable") from error
+    return folder
 
 
 def ensure_writable(path: Path) -> None:
@@ -79,9 +113,14 @@ def write_text(path: Path, text: str) -> Path:
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
     """Write `array` in numpy's format (.npy) atomically."""
 
+    contiguous = np.asarray(array, order="C")
+    header = np.lib.format.header_data_from_array_1_0(contiguous)
+
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:  # np.save given a path may append a suffix
-            np.save(stream, array)
+        # np.save writes by C's stdio, and says nothing if a full disk refuses the last of it.
+        with temporary.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(contiguous.data)
 
     return atomic_write(path, write)
 
@@ -114,17 +153,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _failed(path: Path, error: OSError) -> OutputError:
+def _failed(path: Path, error: OSError | RuntimeError) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]  # torch adds a stack of calls
     return OutputError(
-        f"The file could not be written: {error.strerror or error}.",
+        f"The file could not be written: {reason}.",
         "Free some space or choose another folder; nothing was changed.",
         path=path,
         code="write-failed",
     )
 
 
+def _writer() -> str:
+    """How names of temporary files begin on this computer: the number of a process says nothing about another's."""
+    return f"{_TEMPORARY}{zlib.crc32(platform.node().encode('utf-8', 'surrogatepass')):08x}-"
+
+
 def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    temporary = path.with_name(f"{_writer()}{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         write(temporary)
         with temporary.open("rb+") as stream:  # some systems sync only what is open for writing

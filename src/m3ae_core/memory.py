@@ -22,8 +22,16 @@ _DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10}
 #: again (4×128³, two views, 16 channels: 7.8 against 5.3 GiB for a step 15 % faster).
 LARGEST = 64 << 20
 
-_lock = threading.Lock()
-_users = 0
+
+class _Users:
+    """How many contexts of :func:`freed_memory_kept` are open."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+
+
+_users = _Users()
 
 
 def keep_freed_memory(largest: int) -> bool:
@@ -40,16 +48,15 @@ def freed_memory_kept() -> Iterator[None]:
 
     Blocks above 64 MiB are reused only if the thread that asks for them is the main thread.
     """
-    global _users
-    with _lock:
-        _users += 1
+    with _users.lock:
+        _users.count += 1
         _set(_KEEP)
     try:
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if not _users and _set(_DEFAULT):
+        with _users.lock:
+            _users.count -= 1
+            if not _users.count and _set(_DEFAULT):
                 ctypes.CDLL(None).malloc_trim(0)
 
 

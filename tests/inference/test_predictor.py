@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from m3ae_core.bundle import Bundle
+from m3ae_core.data import preprocess
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.phantom import AFFINE, phantom
+from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import Volume, read_labels
-from m3ae_core.errors import BundleError, ConfigError
+from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.events import Progress
 from m3ae_core.inference import device as devices
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
@@ -169,26 +172,178 @@ def test_output_that_is_not_finite_is_no_segmentation(case):
     assert caught.value.code == "nonfinite"
 
 
-def test_gpu_memory_running_out_moves_the_same_window_to_the_cpu(case, monkeypatch):
-    """A fake: the first forward pass fails as CUDA does; no GPU has been available to try the real thing."""
-    predictor = Predictor(random_bundle(), "cpu")
-    expected = predictor.predict(case)
-    forward = predictor.segmenter.predict
-    calls = []
+def fails(times: int, predictor: Predictor, monkeypatch, message: str = "CUDA out of memory") -> list[int]:
+    """Make the first forward passes fail as torch does when memory runs out; collect the batch of each pass.
+
+    A fake: no GPU has been available to try the real thing.
+    """
+    forward, batches = predictor.segmenter.predict, []
 
     def failing(x):
-        calls.append(x.shape)
-        if len(calls) == 1:
+        batches.append(len(x))
+        if len(batches) <= times:
+            raise torch.OutOfMemoryError(message)
+        return forward(x)
+
+    monkeypatch.setattr(predictor.segmenter, "predict", failing)
+    return batches
+
+
+def test_gpu_memory_running_out_moves_the_same_window_to_the_cpu(case, monkeypatch):
+    predictor = Predictor(random_bundle(), "cpu")
+    expected = predictor.predict(case)
+    batches = fails(1, predictor, monkeypatch)
+    predictor.device = torch.device("meta")  # any that is not the CPU
+    prediction = predictor.predict(case)
+    assert batches == [1, 1]
+    assert "ran out of memory" in prediction.provenance["device"]["fallbacks"][0]
+    assert (prediction.labels == expected.labels).all()
+    assert predictor.device == torch.device("cpu")
+
+
+def test_memory_running_out_with_two_windows_tries_them_one_at_a_time(case, monkeypatch):
+    """Then on the CPU; each step is told, and the answer is the same."""
+    inference = RECIPE.model.inference.model_copy(update={"mirror": True})
+    predictor = Predictor(random_bundle(inference=inference), "cpu")
+    expected = predictor.predict(case)
+    batches = fails(2, predictor, monkeypatch)
+    predictor.device = torch.device("meta")
+    prediction = predictor.predict(case)
+    assert batches == [2, 1, 1, 1]
+    assert len(prediction.provenance["device"]["fallbacks"]) == 2
+    assert (prediction.labels == expected.labels).all()
+
+
+@pytest.mark.parametrize("failing_window", [1, 2, 3])
+def test_any_window_may_be_the_one(case, monkeypatch, failing_window):
+    inference = RECIPE.model.inference.model_copy(update={"window": (16, 24, 16)})
+    predictor = Predictor(random_bundle(inference=inference), "cpu")
+    expected = predictor.predict(case)
+    forward, calls = predictor.segmenter.predict, []
+
+    def failing(x):
+        calls.append(1)
+        if len(calls) == failing_window:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(x)
 
     monkeypatch.setattr(predictor.segmenter, "predict", failing)
-    predictor.device = torch.device("meta")  # any that is not the CPU
+    predictor.device = torch.device("meta")
     prediction = predictor.predict(case)
-    assert calls[0] == calls[1]
-    assert "ran out of memory" in prediction.provenance["device"]["fallbacks"][0]
     assert (prediction.labels == expected.labels).all()
-    assert predictor.device == torch.device("cpu")
+    assert len(prediction.provenance["device"]["fallbacks"]) == 1
+
+
+def test_the_cpus_memory_running_out_is_said(case, monkeypatch):
+    predictor = Predictor(random_bundle(), "cpu")
+    fails(99, predictor, monkeypatch, "DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(InputError) as caught:
+        predictor.predict(case)
+    assert caught.value.code == "memory"
+
+
+def test_a_pass_that_cannot_fit_is_not_begun(case, monkeypatch):
+    """Linux promises memory it does not have, and kills."""
+    predictor = Predictor(random_bundle(), "cpu")
+    batches = fails(0, predictor, monkeypatch)
+    needed = 6 * 4 * 4 * np.prod(RECIPE.model.grid.shape)
+    for available, enough in ((needed, True), (needed - 1, False)):
+        memory = SimpleNamespace(available=available)
+        monkeypatch.setattr(devices.psutil, "virtual_memory", lambda memory=memory: memory)
+        batches.clear()
+        if enough:
+            predictor.predict(case)
+            assert batches == [1]
+            continue
+        with pytest.raises(InputError) as caught:
+            predictor.predict(case)
+        assert caught.value.code == "memory"
+        assert "GiB" in str(caught.value)
+        assert batches == []
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(case, monkeypatch):
+    predictor = Predictor(random_bundle(), "cpu")
+    monkeypatch.setattr(predictor.segmenter, "predict", lambda x: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        predictor.predict(case)
+
+
+@pytest.mark.parametrize(("native", "name"), [(True, "bfloat16"), (False, "float32")])
+def test_the_arithmetic_is_the_devices_and_is_told(case, monkeypatch, native, name):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: native, raising=False)
+    predictor = Predictor(random_bundle(), "cpu")
+    seen = []
+    predictor.segmenter.backbone.down[0].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    prediction = predictor.predict(case)
+    assert seen == [getattr(torch, name)]
+    assert prediction.provenance["device"]["precision"] == name
+
+
+def test_half_the_digits_give_nearly_the_same_labels(case, monkeypatch):
+    """bfloat16, emulated here, is what a CPU with matrix units and most GPUs will compute."""
+    whole = Predictor(random_bundle(), "cpu").predict(case)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    half = Predictor(random_bundle(), "cpu").predict(case)
+    assert 0.9 < (whole.labels == half.labels).mean() < 1
+    assert half.labels.any()
+
+
+def test_the_gpus_arithmetic(monkeypatch):
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        assert devices.precision(torch.device("cuda")) == dtype
+
+
+def test_cuda_tries_algorithms_out_only_for_windows_of_one_shape(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    found = {}
+    for one_shape in (True, False):
+        with devices.fast(torch.device("cuda"), one_shape):
+            found[one_shape] = (torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cuda"))
+    assert found == {True: (True, True), False: (False, True)}
+
+
+def test_another_window_is_another_answer_and_is_told(case):
+    bundle = random_bundle()
+    usual, other = Predictor(bundle, "cpu"), Predictor(bundle, "cpu", window=(16, 24, 16))
+    assert bundle.config.inference.window == usual.config.inference.window == "template"
+    prediction = other.predict(case)
+    assert "validated with" in prediction.warnings[0]
+    assert prediction.provenance["model"]["inference"]["window"] == [16, 24, 16]
+    assert (prediction.labels != usual.predict(case).labels).any()
+    with pytest.raises(ConfigError) as caught:
+        Predictor(bundle, "cpu", window=(20, 24, 16))
+    assert caught.value.code == "window"
+
+
+@pytest.mark.parametrize("subset", BRATS.subsets(), ids=str)
+def test_what_subsets_share_changes_none_of_them(case, predictor, subset):
+    """Sequences cover unequal parts of the brain, so that each subset has its own box."""
+    volumes = {name: Volume(volume.data.copy(), AFFINE) for name, volume in case.volumes.items()}
+    for cut, volume in enumerate(volumes.values()):
+        volume.data[: 10 + 3 * cut] = 0
+    uneven = Case("uneven", BRATS, volumes)
+    shared = Standardiser(uneven, predictor.config)
+    for warm in (uneven, uneven.only("FLAIR")):
+        shared.standardise(warm.volumes)
+    part = uneven.only(*subset.present)
+    one, other = predictor.predict(part), predictor.predict(part, BRATS_2023, shared)
+    assert (one.labels == other.labels).all()
+    assert {**one.provenance, "made_at": ""} == {**other.provenance, "made_at": ""}
+    for name, values in one.probabilities.items():
+        np.testing.assert_array_equal(values, other.probabilities[name])
+
+
+def test_subsets_share_the_work(case, predictor, monkeypatch):
+    calls = []
+    normalise = preprocess.normalise
+    monkeypatch.setattr(preprocess, "normalise", lambda *a: calls.append(1) or normalise(*a))
+    shared = Standardiser(case, predictor.config)
+    for subset in BRATS.subsets():
+        shared.standardise(subset.present)
+    assert len(calls) == 4
 
 
 def test_devices(monkeypatch):

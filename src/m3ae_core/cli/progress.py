@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from m3ae_core.events import (
+    CaseFailed,
     CaseMeasured,
+    CaseSegmented,
     EpochDone,
     Progress,
     Resumed,
@@ -25,6 +27,20 @@ def follow(events: Iterable[Any]) -> Any:
         for last in events:
             show(bar, last)
     return last
+
+
+def follow_cohort(events: Iterable[CaseSegmented | CaseFailed]) -> list[CaseFailed]:
+    """Consume the events of a cohort likewise; return the cases that failed."""
+    failures: list[CaseFailed] = []
+
+    def seen() -> Iterator[CaseSegmented | CaseFailed]:
+        for event in events:
+            if isinstance(event, CaseFailed):
+                failures.append(event)
+            yield event
+
+    follow(seen())
+    return failures
 
 
 def show(bar: Any, event: Any) -> None:
@@ -46,6 +62,12 @@ def show(bar: Any, event: Any) -> None:
             )
         case Saved(path, epoch):
             bar.write(f"epoch {epoch}  saved {path}")
+        case CaseSegmented(case, done, total, present, reused):
+            _move(bar, "cases", done, total)
+            bar.write(f"{done}/{total}  {case}  from {present}{'  (done before)' if reused else ''}")
+        case CaseFailed(case, done, total, error):
+            _move(bar, "cases", done, total)
+            bar.write(f"{done}/{total}  {case}  failed: {error.problem}")
         case CaseMeasured(model, case, done, total, dice, reused):
             scores = "  ".join(f"{name} {value:.3f}" for name, value in dice.items())
             known = "  (measured before)" if reused else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -172,9 +173,28 @@ def find_cases(folder: Path | str, modalities: ModalitySet = BRATS) -> tuple[Cas
         If there is no case (``no-case``), no such folder (``missing``, ``not-a-folder``, ``unreadable``), or
         two files of a case claim the same sequence (``ambiguous``).
     """
+    cases, unusable = scan_cases(folder, modalities)
+    if unusable:
+        raise next(iter(unusable.values()))
+    return cases
+
+
+def scan_cases(
+    folder: Path | str, modalities: ModalitySet = BRATS
+) -> tuple[tuple[CaseFiles, ...], dict[str, InputError]]:
+    """Find all cases as :func:`find_cases` does, but go on after a folder that cannot be understood.
+
+    Returns the cases, and by name the folders that are none, with what is wrong with them.
+
+    Raises
+    ------
+    InputError
+        If there is neither (``no-case``), or no such folder (``missing``, ``not-a-folder``, ``unreadable``).
+    """
     folder = Path(folder)
-    cases = sorted(_walk(folder, modalities, _DEPTH), key=lambda files: files.name)
-    if not cases:
+    unusable: dict[str, InputError] = {}
+    cases = sorted(_walk(folder, modalities, _DEPTH, unusable), key=lambda files: files.name)
+    if not cases and not unusable:
         raise InputError(
             "No case was found here.",
             "A case is a folder of .nii or .nii.gz files whose names end in the sequence: "
@@ -182,7 +202,7 @@ def find_cases(folder: Path | str, modalities: ModalitySet = BRATS) -> tuple[Cas
             path=folder,
             code="no-case",
         )
-    return tuple(cases)
+    return tuple(cases), unusable
 
 
 def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
@@ -200,7 +220,8 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
     names = modalities.subset(files.images).present
     if not names:
         raise _no_sequence(f"The case {files.name} has no sequence", modalities)
-    volumes = {name: read_volume(files.images[name]) for name in names}
+    with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
+        volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
     require_same_grid(volumes)
     for first, second in combinations(names, 2):
         if np.array_equal(volumes[first].data, volumes[second].data):
@@ -289,15 +310,22 @@ def _visible(folder: Path) -> list[Path]:
         raise InputError(problem, "Check the path and the permissions.", path=folder, code=code) from error
 
 
-def _walk(folder: Path, modalities: ModalitySet, depth: int) -> Iterator[CaseFiles]:
+def _walk(
+    folder: Path, modalities: ModalitySet, depth: int, unusable: dict[str, InputError]
+) -> Iterator[CaseFiles]:
     """Yield the cases in a folder and, where it is none itself, up to `depth` levels below."""
-    files = match_files(_nifti_files(folder), modalities)
+    paths = _nifti_files(folder)
+    try:
+        files = match_files(paths, modalities)
+    except InputError as error:
+        unusable[folder.absolute().name] = error
+        return
     if files.images:
         yield replace(files, name=folder.absolute().name)
     elif depth:
         for child in _visible(folder):
             if child.is_dir():
-                yield from _walk(child, modalities, depth - 1)
+                yield from _walk(child, modalities, depth - 1, unusable)
 
 
 def _describe(volume: Volume) -> str:

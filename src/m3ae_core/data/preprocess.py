@@ -52,7 +52,7 @@ class Standardiser:
     """
 
     def __init__(self, case: Case, model: ModelConfig) -> None:
-        self._case = case
+        self.case = case
         self._model = model
         self._own = Grid(case.shape, case.affine)
         self._boxes: dict[str, Box | None] = {}
@@ -70,7 +70,7 @@ class Standardiser:
         subset = model.modality_set.subset(set(names) & set(model.modalities))
         if not subset:
             raise InputError(
-                f"The case {self._case.name} has none of the model's sequences.",
+                f"The case {self.case.name} has none of the model's sequences.",
                 f"Add at least one of {', '.join(model.modalities)}.",
                 code="no-sequence",
             )
@@ -85,21 +85,21 @@ class Standardiser:
             raise InputError(
                 "No part of the brain lies in the model's field of view.",
                 "Register the images to the model's template (SRI24) first.",
-                path=self._case.name,
+                path=self.case.name,
                 code="off-template",
             )
         return StandardCase(image, subset, grid, placement, brain_box(occupied))
 
     def _box(self, name: str) -> Box | None:
         if name not in self._boxes:
-            self._boxes[name] = _occupied_box(self._case.volumes[name].data != 0)
+            self._boxes[name] = _occupied_box(self.case.volumes[name].data != 0)
         return self._boxes[name]
 
     def _on_template(self, name: str, grid: Grid, placement: Placement) -> FloatArray:
         """Return the sequence (D, H, W), normalised; only the box around what is not zero is touched."""
         key = name, placement.offset
         if key not in self._images:
-            volume = self._case.volumes[name]
+            volume = self.case.volumes[name]
             low, high = self._box(name) or ((0, 0, 0), volume.shape)
             part = volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             cropped = self._own.cropped(low, part.shape)

@@ -18,5 +18,5 @@ def saved_scheme(path: Path) -> LabelScheme | None:
     """Return the label scheme that the sidecar of a label file names, or None if it names none."""
     try:
         return scheme_named(json.loads(sidecar_of(path).read_text("utf-8"))["labels"]["scheme"])
-    except (OSError, ValueError, LookupError, TypeError, ConfigError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError):
         return None

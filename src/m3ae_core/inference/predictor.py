@@ -16,7 +16,7 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.config import Window
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
-from m3ae_core.data.preprocess import Standardiser, StandardCase
+from m3ae_core.data.preprocess import StandardCase, Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import BundleError
@@ -79,7 +79,7 @@ class Predictor:
     window
         Segments in another way than the model was validated with (see :class:`~m3ae_core.config.InferenceConfig`):
         another answer, and a warning.
-    compile
+    compiled
         Compile the backbone with torch.compile; worth it for many cases on a GPU.
 
     Raises
@@ -91,7 +91,7 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, device: str = "auto", *, window: Window | None = None, compile: bool = False
+        self, bundle: Bundle, device: str = "auto", *, window: Window | None = None, compiled: bool = False
     ) -> None:
         if bundle.segmenter is None:
             raise BundleError(
@@ -102,7 +102,7 @@ class Predictor:
         self.bundle = bundle
         self.config = bundle.config if window is None else bundle.config.with_window(window)
         self.segmenter = bundle.segmenter.eval()
-        if compile:
+        if compiled:
             self.segmenter.backbone.compile()
         self.substitute = SubstituteImage.fixed(bundle.substitute)
         self._use(choose_device(device))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
+from napari_m3ae.selftest import as_text, start_selftest
 from napari_m3ae.session import Session
 from napari_m3ae.widgets.case import CasePart
 from napari_m3ae.widgets.edit import EditPart
@@ -20,6 +22,7 @@ from napari_m3ae.widgets.whatif import WhatIfPart
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from m3ae_core.selftest.check import Check
     from napari_m3ae.state import State
 
 DISCLAIMER = "Research use only. Not a medical device."
@@ -44,6 +47,12 @@ class Panel(QWidget):
         self.banner.setStyleSheet("border: 1px solid palette(mid); padding: 4px;")
         self.progress = QProgressBar()
         self.cancel_button = button("Cancel", "Stop the job and discard it.", self.session.cancel)
+        self.selftest_button = button(
+            "Self-test",
+            "Is the installed model intact, does the device compute what it should, does a file in the folder of the "
+            "case survive a crash?",
+            lambda: start_selftest(self.session, self._show_selftest),
+        )
         self._lay_out()
         self.session.changed.connect(self._render)
         self.destroyed.connect(self.session.close)
@@ -79,7 +88,23 @@ class Panel(QWidget):
         column.addWidget(self.banner)
         column.addWidget(self.tabs, 1)
         column.addLayout(job)
-        column.addWidget(text("", DISCLAIMER))
+        footer = QHBoxLayout()
+        footer.addWidget(text("", DISCLAIMER), 1)
+        footer.addWidget(self.selftest_button)
+        column.addLayout(footer)
+
+    def _show_selftest(self, found: Sequence[Check]) -> None:
+        """Show what the self-test found, to read and to copy, in a window that blocks nothing."""
+        failed = [check.name for check in found if not check.ok]
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Warning if failed else QMessageBox.Icon.Information)
+        box.setWindowTitle("Self-test")
+        box.setText(f"Failed: {', '.join(failed)}." if failed else "All checks passed.")
+        box.setInformativeText(as_text(found))
+        box.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setModal(False)
+        box.show()
 
     def _render(self, state: State) -> None:
         for part in self.parts:
@@ -88,6 +113,7 @@ class Panel(QWidget):
         self.banner.setVisible(bool(state.result))
         self.cancel_button.setVisible(state.phase != "idle")
         self.cancel_button.setEnabled(state.phase == "running")
+        self.selftest_button.setEnabled(state.phase == "idle")
         self.progress.setVisible(state.phase != "idle")
         done, total, what = 0, 0, "starting"
         if state.progress is not None:

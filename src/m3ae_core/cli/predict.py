@@ -1,0 +1,173 @@
+"""``m3ae predict``: one case, or a folder of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
+from m3ae_core.cli.printed import print_reliability
+from m3ae_core.cli.progress import follow, follow_cohort
+from m3ae_core.errors import ConfigError, InputError, OutputError, printable
+from m3ae_core.files import ensure_writable, make_folder
+
+if TYPE_CHECKING:
+    from m3ae_core.inference.predictor import Predictor
+
+Windows = Annotated[Literal["brain", "template"] | int | None, arg(metavar="brain|template|SIDE")]
+
+
+def predict(
+    case: Positional[OptionalFolder] = None,
+    *,
+    flair: OptionalFile = None,
+    t1: OptionalFile = None,
+    t1c: OptionalFile = None,
+    t2: OptionalFile = None,
+    output: Path,
+    bundle: OptionalFolder = None,
+    device: Device = "auto",
+    scheme: Scheme = "brats2023",
+    overwrite: bool = False,
+    window: Windows = None,
+    compiled: bool = False,
+    devices: int = 1,
+    nodes: int = 1,
+    readers: int = 1,
+) -> None:
+    """Segment one case, or every case of a folder, with whichever sequences there are.
+
+    Writes the labels on the case's own grid and, beside them, a JSON sidecar that says how they were made. Of several
+    cases, one that cannot be used does not stop the others; run the same again to go on after a stop.
+
+    Args:
+        case: A case folder, or a folder of them; sequences are recognised by file name. Or give the files one by one.
+        flair: The FLAIR image.
+        t1: The T1 image.
+        t1c: The T1 image after contrast.
+        t2: The T2 image.
+        output: Where to write the labels (.nii.gz or .nii); for a folder of cases, the folder of the results.
+        bundle: The model's folder; the built-in model if left out.
+        device: auto takes CUDA where there is any.
+        scheme: Label values to write: brats2023 1/2/3, brats2021 1/2/4 (necrosis, oedema, enhancing), msd 2/1/3.
+        overwrite: Replace the output if it exists.
+        window: Segment in windows of this side (voxels), or in one pass over the brain or the template, where the model
+            was validated otherwise: another answer.
+        compiled: Compile the network first; worth it for many cases on a GPU.
+        devices: Devices on each machine that share a folder of cases, one process each.
+        nodes: Machines that share it; start the command on each with torchrun or SLURM.
+        readers: Cases of a folder that are read ahead.
+    """
+    named = {"FLAIR": flair, "T1": t1, "T1c": t1c, "T2": t2}
+    given = {name: path for name, path in named.items() if path is not None}
+    if (case is None) == (not given):
+        raise ConfigError(
+            "Either a case folder or single files are needed, not both.",
+            "See m3ae predict --help.",
+            code="arguments",
+        )
+    many = case is not None and not output.name.endswith((".nii", ".nii.gz"))
+    if many:
+        ensure_writable(make_folder(output) / "any")
+    else:
+        _check_output(output, overwrite, given.values())
+        ensure_writable(output)
+    from m3ae_core.bundle import load_bundle
+    from m3ae_core.data.builtin import builtin_bundle
+    from m3ae_core.inference.predictor import Predictor
+
+    own_device, part = _share(device, devices, nodes)
+    sides = (window, window, window) if isinstance(window, int) else window
+    model = load_bundle(bundle or builtin_bundle())
+    predictor = Predictor(model, own_device, window=sides, compiled=compiled)
+    if case is not None and many:
+        _predict_cohort(predictor, case, output, scheme, overwrite, readers, part)
+    else:
+        _predict_case(predictor, case, given, output, scheme, overwrite)
+
+
+def _predict_case(
+    predictor: Predictor,
+    case: Path | None,
+    given: Mapping[str, Path],
+    output: Path,
+    scheme: str,
+    overwrite: bool,
+) -> None:
+    from m3ae_core.data.case import CaseFiles, find_case, read_case
+    from m3ae_core.inference.predictor import save_prediction
+    from m3ae_core.regions import scheme_named
+
+    modalities = predictor.config.modality_set
+    files = find_case(case, modalities) if case else CaseFiles(_stem(next(iter(given.values()))), given, None)
+    _check_output(output, overwrite, files.images.values())
+    prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme)))
+    labels, sidecar = save_prediction(prediction, output)
+    print(f"used {prediction.subset}; substituted {', '.join(prediction.subset.missing) or 'nothing'}")
+    print_reliability(prediction.provenance["reliability"])
+    for warning in prediction.warnings:
+        print(f"warning: {warning}")
+    print(f"labels  {printable(labels)}\nsidecar {printable(sidecar)}")
+    print(prediction.provenance["notice"])
+
+
+def _predict_cohort(
+    predictor: Predictor,
+    folder: Path,
+    output: Path,
+    scheme: str,
+    overwrite: bool,
+    readers: int,
+    part: slice,
+) -> None:
+    from m3ae_core.data.case import scan_cases
+    from m3ae_core.inference.cohort import Cohort
+    from m3ae_core.inference.provenance import NOTICE
+    from m3ae_core.regions import scheme_named
+
+    cases, unusable = scan_cases(folder, predictor.config.modality_set)
+    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, readers)
+    failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
+    print(NOTICE)
+    if failures:
+        lines = "".join(f"\n  {failure.case}: {failure.error}" for failure in failures)
+        raise InputError(
+            f"{len(failures)} of the cases could not be segmented:{lines}\n",
+            "Repair them and run the same again; the others are done.",
+            path=folder,
+            code="cases-failed",
+        )
+
+
+def _share(device: Device, devices: int, nodes: int) -> tuple[str, slice]:
+    """Return this process's device and its part of the cases; with several devices, start the other processes."""
+    if devices * nodes == 1:
+        return device, slice(0, None, 1)
+    from m3ae_core.hardware import Hardware
+    from m3ae_core.training.launch import launch
+
+    fabric = launch(Hardware(device=device, devices=devices, nodes=nodes))
+    return str(fabric.device), slice(fabric.global_rank, None, fabric.world_size)
+
+
+def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
+    """Refuse to write over an input, over an existing file unasked, or under a name that is not NIfTI's."""
+    if not output.name.endswith((".nii", ".nii.gz")):
+        raise OutputError(
+            "Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix"
+        )
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise OutputError(
+            "This is one of the input images.", "Choose another name.", path=output, code="over-input"
+        )
+    if output.exists() and not overwrite:
+        raise OutputError(
+            "The file exists.", "Choose another name or pass --overwrite.", path=output, code="exists"
+        )
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

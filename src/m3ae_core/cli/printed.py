@@ -1,0 +1,20 @@
+"""Lines that several sub-commands print."""
+
+from __future__ import annotations
+
+
+def print_dice(dice: dict[str, float]) -> None:
+    """Print the Dice similarity of each region."""
+    print("Dice    " + "  ".join(f"{region} {value:.3f}" for region, value in dice.items()))
+
+
+def print_reliability(measured: dict[str, dict[str, float]] | None) -> None:
+    """Say how good the model was with this subset where that was measured."""
+    if measured is None:
+        print("not measured: how reliable this model is with these sequences")
+        return
+    quartiles = "  ".join(
+        f"{region} {q['median']:.2f} ({q['q1']:.2f}-{q['q3']:.2f})" for region, q in measured.items()
+    )
+    count = min(int(q["n"]) for q in measured.values())
+    print(f"measured with these sequences on {count} validation cases, median Dice (quartiles): {quartiles}")

@@ -1,0 +1,1 @@
+"""The self-test: whether an installation, its machine and a folder can be relied on."""

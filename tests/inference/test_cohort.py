@@ -1,0 +1,183 @@
+"""Many cases: none stops the others, none is lost, none is computed twice, and nobody's edits are overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core.bundle import load_bundle, save_bundle
+from m3ae_core.data.case import find_cases, read_case, scan_cases
+from m3ae_core.data.sidecar import sidecar_of
+from m3ae_core.data.volume import read_labels
+from m3ae_core.errors import InputError
+from m3ae_core.events import CaseFailed, CaseSegmented
+from m3ae_core.inference.cohort import Cohort, _read_ahead
+from m3ae_core.inference.predictor import Predictor
+from m3ae_core.regions import BRATS_2021, BRATS_2023
+from tiny import random_bundle, write_cases
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> Predictor:
+    folder = tmp_path_factory.mktemp("model")
+    return Predictor(load_bundle(save_bundle(random_bundle(), folder)), "cpu")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_cases(tmp_path / "cases", 3)
+    (tmp_path / "cases" / "case-1" / "case-1-t1c.nii.gz").unlink()
+    (tmp_path / "out").mkdir()
+    for file in (tmp_path / "cases").rglob("*.nii.gz"):
+        os.utime(file, (1e9, 1e9))
+    return tmp_path
+
+
+def run(cohort: Cohort, place: Path) -> list[CaseSegmented | CaseFailed]:
+    cases, unusable = scan_cases(place / "cases")
+    return list(cohort.run(cases, unusable))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_every_case_is_segmented_as_if_alone(predictor, place, readers):
+    events = run(Cohort(predictor, place / "out", readers=readers), place)
+    assert events == [
+        CaseSegmented("case-0", 1, 3, "FLAIR+T1+T1c+T2", False),
+        CaseSegmented("case-1", 2, 3, "FLAIR+T1+T2", False),
+        CaseSegmented("case-2", 3, 3, "FLAIR+T1+T1c+T2", False),
+    ]
+    for files in find_cases(place / "cases"):
+        alone = predictor.predict(read_case(files))
+        path = place / "out" / f"{files.name}-m3ae.nii.gz"
+        np.testing.assert_array_equal(read_labels(path).data, alone.labels)
+        record, expected = json.loads(sidecar_of(path).read_text()), dict(alone.provenance)
+        assert {**record, "made_at": ""} == {**json.loads(json.dumps(expected)), "made_at": ""}
+
+
+def test_a_bad_case_does_not_stop_the_others(predictor, place):
+    bad = place / "cases" / "case-1" / "case-1-t2w.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    twice = place / "cases" / "case-9"
+    shutil.copytree(place / "cases" / "case-2", twice)
+    shutil.copy(twice / "case-2-t1n.nii.gz", twice / "case-2-t1.nii.gz")
+    events = run(Cohort(predictor, place / "out"), place)
+    assert [(type(event), event.case, event.done, event.total) for event in events] == [
+        (CaseFailed, "case-9", 1, 4),
+        (CaseSegmented, "case-0", 2, 4),
+        (CaseFailed, "case-1", 3, 4),
+        (CaseSegmented, "case-2", 4, 4),
+    ]
+    assert [event.error.code for event in events if isinstance(event, CaseFailed)] == [
+        "ambiguous",
+        "truncated",
+    ]
+    assert bad.name in str(events[2].error)
+    assert sorted(contents(place / "out")) == [
+        f"case-{n}-m3ae.{end}" for n in (0, 2) for end in ("json", "nii.gz")
+    ]
+
+
+def test_the_same_again_computes_nothing_and_changes_nothing(predictor, place, monkeypatch):
+    run(Cohort(predictor, place / "out"), place)
+    before = contents(place / "out")
+    monkeypatch.setattr(Predictor, "predict", None)
+    events = run(Cohort(predictor, place / "out"), place)
+    assert [event.reused for event in events] == [True] * 3
+    assert contents(place / "out") == before
+
+
+def test_a_stopped_run_goes_on_where_it_was(predictor, place):
+    cohort = Cohort(predictor, place / "out")
+    events = cohort.run(find_cases(place / "cases"))
+    first = next(events)
+    events.close()
+    assert first.case == "case-0"
+    assert (place / "out" / "case-0-m3ae.json").exists()
+    assert next(iter(run(cohort, place))).reused
+    assert len(contents(place / "out")) == 6
+
+
+def touched(place: Path) -> None:
+    (place / "cases" / "case-0" / "case-0-t2w.nii.gz").touch()
+
+
+def edited(place: Path) -> None:
+    path = place / "out" / "case-0-m3ae.json"
+    record = json.loads(path.read_text())
+    record["made_by"]["edited"] = True
+    path.write_text(json.dumps(record))
+
+
+def of_another_model(place: Path) -> None:
+    path = place / "out" / "case-0-m3ae.json"
+    record = json.loads(path.read_text())
+    record["model"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+
+
+def without_sidecar(place: Path) -> None:
+    (place / "out" / "case-0-m3ae.json").unlink()
+
+
+def with_broken_sidecar(place: Path) -> None:
+    (place / "out" / "case-0-m3ae.json").write_text('{"made_by": []}')
+
+
+def one_more_sequence(place: Path) -> None:
+    source = place / "cases" / "case-0"
+    (source / "case-0-t1c.nii.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [touched, edited, of_another_model, without_sidecar, with_broken_sidecar, one_more_sequence]
+)
+def test_another_result_is_replaced_only_when_asked(predictor, place, change):
+    run(Cohort(predictor, place / "out"), place)
+    change(place)
+    before = contents(place / "out")
+    first, *rest = run(Cohort(predictor, place / "out"), place)
+    assert isinstance(first, CaseFailed)
+    assert first.error.code == "exists"
+    assert [event.reused for event in rest] == [True, True]
+    assert contents(place / "out") == before
+    events = run(Cohort(predictor, place / "out", overwrite=True), place)
+    assert [event.reused for event in events] == [False] * 3
+
+
+def test_another_scheme_is_another_result(predictor, place):
+    run(Cohort(predictor, place / "out", BRATS_2023), place)
+    events = run(Cohort(predictor, place / "out", BRATS_2021), place)
+    assert {event.error.code for event in events} == {"exists"}
+
+
+def test_two_cases_of_one_name(predictor, place):
+    cases = find_cases(place / "cases")
+    with pytest.raises(InputError) as caught:
+        next(Cohort(predictor, place / "out").run([*cases, cases[0]]))
+    assert caught.value.code == "case-repeats"
+
+
+def test_reading_stays_ahead_and_no_further():
+    """Memory holds the case at hand and `readers` more."""
+    started: list[int] = []
+    stream = _read_ahead(lambda n: started.append(n) or n, range(9), 2)  # type: ignore[arg-type]
+    for n in range(7):
+        files, content = next(stream)
+        assert (files, content.result()) == (n, n)
+        assert len(started) <= n + 3
+
+
+def test_a_result_that_cannot_be_written_is_that_cases_failure(predictor, place):
+    (place / "out" / "case-1-m3ae.nii.gz").mkdir()
+    events = run(Cohort(predictor, place / "out", overwrite=True), place)
+    assert [type(event) for event in events] == [CaseSegmented, CaseFailed, CaseSegmented]
+    assert events[1].error.code == "not-writable"
