@@ -1,5 +1,5 @@
 # Daily commands. Each works from a fresh clone: scripts/setup creates .venv on the first call.
-.PHONY: help setup test test-fast test-heavy lint format types demo shots build constraints ci clean
+.PHONY: help setup test test-fast test-heavy test-reliability lint format types demo shots build constraints ci clean
 BIN := .venv/bin
 
 help:           ## list these commands
@@ -16,6 +16,9 @@ test-fast:      ## stop at the first failure; no viewer
 
 test-heavy:     ## the long suites: fuzzing, kills, whole training runs
 	@scripts/test -m heavy
+
+test-reliability:  ## the figures of docs/reliability.md, tried as often as it says (hours)
+	@scripts/test -m "" --long --figures docs/reliability.json tests/reliability tests/test_bad_bundles.py tests/data/test_bad_input.py
 
 lint: setup     ## ruff, the import contracts, the manifest
 	$(BIN)/ruff check src tests

@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["published"]  # trials and figures
+
 # Read when torch, napari and matplotlib are imported, hence set here, before any test module is.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "2"
 os.environ["MPLBACKEND"] = "Agg"

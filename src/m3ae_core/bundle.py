@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from m3ae_core import __version__
 from m3ae_core.card import FORMAT, read_card
 from m3ae_core.config import ModelConfig
-from m3ae_core.errors import BundleError
+from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.files import write_json
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
-from m3ae_core.model.weights import load_state, load_tensors, save_tensors
+from m3ae_core.model.weights import load_state, load_tensors, require_fit, save_tensors
 
 Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
 
@@ -108,6 +109,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         ) from error
     path = folder / "weights.safetensors"
     weights = load_tensors(path, hashes[path.name])
+    if foreign := [name for name in weights if not name.startswith(("autoencoder.", "segmenter."))]:
+        raise BundleError(
+            f"The file holds weights of no network of this software: {min(foreign)!r}.",
+            "Give a bundle made by m3ae.",
+            path=path,
+            code="architecture",
+        )
     image_path = folder / "substitute.safetensors"
     image = load_tensors(image_path, hashes[image_path.name]).get("substitute")
     expected = (len(config.modalities), *config.grid.shape)
@@ -120,17 +128,34 @@ def load_bundle(folder: Path | str) -> Bundle:
     return Bundle(
         config,
         image.float(),
-        _network(MaskedAutoencoder(config), "autoencoder.", weights, path),
-        _network(Segmenter(config), "segmenter.", weights, path),
-        dict(content.get("card", {})),
+        _network(MaskedAutoencoder, "autoencoder.", config, weights, path),
+        _network(Segmenter, "segmenter.", config, weights, path),
+        content["card"],
         hashes[path.name],
     )
 
 
-def _network(network: Network, prefix: str, weights: dict[str, Tensor], path: Path) -> Network | None:
+def _network(
+    kind: type[Network], prefix: str, config: ModelConfig, weights: dict[str, Tensor], path: Path
+) -> Network | None:
+    """Return the network with its weights, or None if there are none; memory is taken only once all of them fit."""
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not own:
         return None
+    try:
+        with torch.device("meta"):
+            planned = kind(config)
+    except ConfigError as error:
+        raise BundleError(error.problem, error.fix, path=path.parent, code=error.code) from error
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise BundleError(
+            "bundle.json describes a network that cannot be built.",
+            "Copy the bundle again.",
+            path=path.parent,
+            code="architecture",
+        ) from error
+    require_fit(planned, own, path)
+    network = kind(config)
     load_state(network, own, path)
     network.eval()
     return network

@@ -14,6 +14,7 @@ FORMAT = 1
 
 #: Least median Dice for each word, best first; below the last a region is called unreliable.
 GRADES = ((0.8, "good"), (0.6, "fair"), (0.4, "poor"))
+_FIGURES = ("median", "q1", "q3", "n")
 REGION_WORDS = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
 
 
@@ -35,7 +36,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             path=folder,
             code="no-bundle",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(
             "bundle.json is damaged.", "Copy the bundle again.", path=folder, code="format"
         ) from error
@@ -46,6 +47,9 @@ def read_card(folder: Path) -> dict[str, Any]:
             path=folder,
             code="format",
         )
+    complete = all(isinstance(content.get(part), dict) for part in ("model", "sha256", "card"))
+    if not complete or not _is_measured(content["card"].get("reliability", {})):
+        raise BundleError("bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format")
     return content
 
 
@@ -68,4 +72,16 @@ def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...
         f"{REGION_WORDS.get(region, region)} {given}: {grade(m['median'])} (Dice {m['median']:.2f}, half of the "
         f"{m['n']} validation cases between {m['q1']:.2f} and {m['q3']:.2f})."
         for region, m in measured.items()
+    )
+
+
+def _is_measured(reliability: Any) -> bool:
+    """Whether a card's ``reliability`` is what :func:`reliability_words` reads: figures by subset and region."""
+    return isinstance(reliability, dict) and all(
+        isinstance(regions, dict)
+        and all(
+            isinstance(figures, dict) and all(isinstance(figures.get(key), int | float) for key in _FIGURES)
+            for figures in regions.values()
+        )
+        for regions in reliability.values()
     )

@@ -84,6 +84,18 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     BundleError
         If names or shapes differ.
     """
+    require_fit(module, tensors, path)
+    module.load_state_dict(dict(tensors))
+
+
+def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are those of `module` by name and shape; the module may be on the meta device.
+
+    Raises
+    ------
+    BundleError
+        If names or shapes differ.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wrong := sorted(
@@ -97,7 +109,6 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
             path=path,
             code="architecture",
         )
-    module.load_state_dict(dict(tensors))
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -118,21 +129,35 @@ def load_pickle(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _looks_like_torch(path):
+            raise _no_checkpoint(path) from error
         raise BundleError(
             "The checkpoint holds objects other than tensors, or asks to run code; it was not opened.",
             "Ask its authors for a file that holds tensors only (a state_dict).",
             path=path,
             code="unsafe",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BundleError(
-            "This is not a readable PyTorch checkpoint, or it is truncated.",
-            "Copy the file again.",
-            path=path,
-            code="format",
-        ) from error
+    except (
+        Exception
+    ) as error:  # torch's reader of damaged files raises whatever its parts do, AssertionError included
+        raise _no_checkpoint(path) from error
     if not isinstance(content, dict):
         raise BundleError(
             "The checkpoint is not a dictionary of tensors.", "Give a state_dict.", path=path, code="format"
         )
     return content
+
+
+def _looks_like_torch(path: Path) -> bool:
+    """Whether a file starts as a zip archive or a pickle does; torch tries to unpickle whatever it is given."""
+    with path.open("rb") as stream:
+        return stream.read(4).startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _no_checkpoint(path: Path) -> BundleError:
+    return BundleError(
+        "This is not a readable PyTorch checkpoint, or it is truncated.",
+        "Copy the file again.",
+        path=path,
+        code="format",
+    )
