@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from platformdirs import user_state_path
 from m3ae_core.data.case import Case
 from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import M3AEError
-from m3ae_core.files import write_json
+from m3ae_core.files import remove_stale, write_json
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.regions import scheme_named
 from napari_m3ae.editing import put
@@ -44,6 +45,8 @@ CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "
 #: A process is another one than the writer of its number if it was started at another time (s); the system's clock may
 #: have been set right meanwhile.
 SAME_START = 60.0
+#: Label maps without a record are being written now, or were when their process was killed: by then long ago (s).
+ABANDONED = 3600.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Autosave:
         self._latest: Shown | None = None
         self._written: set[Path] = set()
         self._failed = self._closed = False
+        _sweep(self.folder)
         session.changed.connect(self._on_changed)
         # A lambda, because signals hold methods weakly: the copies must go even if the panel went first.
         session.closing.connect(lambda: self._remove_all())
@@ -261,6 +265,18 @@ def _runs(owner: Mapping[str, Any]) -> bool:
 def _beside(path: Path, ending: str) -> Path:
     """The label map that belongs to a record."""
     return path.with_name(path.stem + ending)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process was writing, and the label maps that it had no time to write a record for."""
+    remove_stale(folder)
+    before = time.time() - ABANDONED
+    for ending in (EDITED, MODEL):
+        for labels in folder.glob(f"*{ending}"):
+            record = labels.with_name(labels.name.removesuffix(ending) + ".json")
+            with suppress(OSError):  # another process may have removed it
+                if labels.stat().st_mtime < before and not record.exists():
+                    labels.unlink()
 
 
 def _remove(path: Path) -> None:

@@ -15,10 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from m3ae_core.errors import OutputError
-from m3ae_core.files import atomic_write, ensure_writable, sha256, write_json, write_text
+from m3ae_core.files import (
+    atomic_write,
+    ensure_writable,
+    make_folder,
+    remove_stale,
+    sha256,
+    write_array,
+    write_json,
+    write_text,
+)
 
 OLD, NEW = b"old " * 1000, b"new " * 2000
 
@@ -88,7 +98,14 @@ def test_an_error_without_a_number_is_told_too(target: Path) -> None:
     assert_untouched(target)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("inline_container.cc"), MemoryError(), KeyboardInterrupt()])
+def test_an_error_of_torch_s_writer_is_told_in_its_first_line(target: Path) -> None:
+    with pytest.raises(OutputError, match="written: the file write failed\\. Free") as caught:
+        atomic_write(target, half_then(RuntimeError("the file write failed\nframe #0: c10::Error")))
+    assert caught.value.code == "write-failed"
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("error", [ValueError("a mistake"), MemoryError(), KeyboardInterrupt()])
 def test_other_errors_pass_but_leave_nothing(error: BaseException, target: Path) -> None:
     with pytest.raises(type(error)):
         atomic_write(target, half_then(error))
@@ -172,6 +189,63 @@ def test_two_threads_do_not_share_a_temporary_file(target: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+# --- what killed processes left ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(target: Path) -> list[Path]:
+    """Temporary files of `target` and of another file, of a process that has ended."""
+    names: list[str] = []
+    write = "import sys; from pathlib import Path; from m3ae_core.files import atomic_write\n" + (
+        "def stop(temporary):\n    temporary.write_text('half'); import os; os._exit(9)\n"
+        "atomic_write(Path(sys.argv[1]), stop)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    for path in (target, target.with_name("other.json")):
+        subprocess.run([sys.executable, "-c", write, str(path)], env=environment, timeout=60)
+        names += {each.name for each in target.parent.glob(".tmp-*")} - set(names)
+    assert len(names) == 2
+    return [target.with_name(name) for name in names]
+
+
+def test_the_next_write_removes_what_is_left_of_the_same_file(target: Path, left: list[Path]) -> None:
+    atomic_write(target, put(NEW))
+    assert [path.exists() for path in left] == [False, True]
+
+
+def test_all_that_dead_processes_left_goes(target: Path, left: list[Path]) -> None:
+    remove_stale(target.parent)
+    assert_untouched(target)
+
+
+@pytest.mark.parametrize("part", [2, 1])
+def test_files_of_running_processes_and_other_computers_stay(
+    part: int, target: Path, left: list[Path]
+) -> None:
+    """.tmp-COMPUTER-PROCESS-THREAD-name"""
+    pieces = left[0].name.split("-", 4)
+    pieces[part] = {1: "00000000", 2: str(os.getpid())}[part]
+    kept = left[0].rename(target.with_name("-".join(pieces)))
+    remove_stale(target.parent)
+    atomic_write(target, put(NEW))
+    assert set(target.parent.iterdir()) == {target, kept}
+
+
+def test_what_cannot_be_removed_stops_no_write(
+    target: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self in left:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    atomic_write(target, put(NEW))
+    assert target.read_bytes() == NEW
+
+
 # --- where nothing can be written ------------------------------------------------------------------
 
 
@@ -200,6 +274,16 @@ def test_a_folder_without_permission(target: Path, monkeypatch: pytest.MonkeyPat
     assert_untouched(target)
 
 
+def test_a_folder_that_cannot_be_made(target: Path) -> None:
+    made = make_folder(target.parent / "a" / "b")
+    assert made.is_dir()
+    assert make_folder(made) == made
+    for path in (target, target / "below"):
+        with pytest.raises(OutputError, match="cannot be made") as caught:
+            make_folder(path)
+        assert (caught.value.code, caught.value.path) == ("not-writable", path)
+
+
 def test_a_name_too_long(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         atomic_write(tmp_path / ("x" * 5000), put(NEW))
@@ -220,6 +304,22 @@ def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
     assert json.loads(path.read_text("utf-8")) == content
     assert "中文" in path.read_text("utf-8")
     assert write_text(tmp_path / "a.txt", "é\n").read_bytes() == b"\xc3\xa9\n"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24.0).reshape(2, 3, 4),
+        np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.array([[True], [False]]),
+        np.zeros((0, 3), np.uint8),
+        np.float32(1.5),
+    ],
+)
+def test_arrays_come_back(array: np.ndarray, tmp_path: Path) -> None:
+    found = np.load(write_array(tmp_path / "a.npy", array), allow_pickle=False)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(found, array)
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(target: Path) -> None:
