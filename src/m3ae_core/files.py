@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
 from m3ae_core.errors import OutputError, printable
+
+if TYPE_CHECKING:  # so that `m3ae --help` need not wait for numpy
+    import numpy as np
+    import numpy.typing as npt
 
 _TEMPORARY = ".tmp-"
 
@@ -112,6 +114,8 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
     """Write `array` in numpy's format (.npy) atomically."""
+
+    import numpy as np
 
     contiguous = np.asarray(array, order="C")
     header = np.lib.format.header_data_from_array_1_0(contiguous)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from m3ae_core.events import (
     CaseFailed,
     CaseMeasured,
@@ -22,6 +20,8 @@ from m3ae_core.events import (
 
 def follow(events: Iterable[Any]) -> Any:
     """Consume `events`, drawing one progress bar on standard error; return the last one."""
+    from tqdm import tqdm
+
     last = None
     with tqdm(desc="starting", leave=False, dynamic_ncols=True, mininterval=0.5, delay=1e-3) as bar:
         for last in events:
