@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-
 from contenders import CONTENDERS, STARTS, WARM
+
 from m3ae_core.files import write_json, write_text
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -7,6 +7,7 @@ SHA-256 of the two tensor files; ``weights.safetensors`` the masked autoencoder 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,11 @@ from m3ae_core import __version__
 from m3ae_core.card import FORMAT, read_card
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError, ConfigError
-from m3ae_core.files import write_json
+from m3ae_core.files import make_folder, write_json
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import load_state, load_tensors, require_fit, save_tensors
+
+WEIGHTS, SUBSTITUTE = "weights.safetensors", "substitute.safetensors"
 
 Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
 
@@ -60,14 +63,18 @@ class Bundle:
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> Path:
-    """Write `bundle` into `folder` (made if needed; bundle.json last, so that a half-written bundle is refused).
+    """Write `bundle` into `folder`, made if needed; bundle.json comes last.
+
+    A bundle that is there already can be loaded until that moment, even if the program is killed (where the file system
+    knows hard links).
 
     Raises
     ------
     OutputError
         If a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    _set_aside(folder)
     weights: dict[str, Tensor] = {}
     for prefix, network in (("autoencoder", bundle.autoencoder), ("segmenter", bundle.segmenter)):
         if network is not None:
@@ -77,14 +84,15 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
         "m3ae_core": __version__,
         "model": bundle.config.model_dump(mode="json"),
         "sha256": {
-            "weights.safetensors": save_tensors(folder / "weights.safetensors", weights),
-            "substitute.safetensors": save_tensors(
-                folder / "substitute.safetensors", {"substitute": bundle.substitute.half()}
-            ),
+            WEIGHTS: save_tensors(folder / WEIGHTS, weights),
+            SUBSTITUTE: save_tensors(folder / SUBSTITUTE, {"substitute": bundle.substitute.half()}),
         },
         "card": bundle.card,
     }
     write_json(folder / "bundle.json", content)
+    for name in (WEIGHTS, SUBSTITUTE):
+        for aside in folder.glob(_aside(name, "?" * 64)):
+            aside.unlink(missing_ok=True)
     return folder
 
 
@@ -100,15 +108,13 @@ def load_bundle(folder: Path | str) -> Bundle:
     content = read_card(folder)
     try:
         config = ModelConfig.model_validate(content["model"])
-        hashes = {
-            name: str(content["sha256"][name]) for name in ("weights.safetensors", "substitute.safetensors")
-        }
+        hashes = {name: str(content["sha256"][name]) for name in (WEIGHTS, SUBSTITUTE)}
     except (ValidationError, KeyError, TypeError) as error:
         raise BundleError(
             "bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format"
         ) from error
-    path = folder / "weights.safetensors"
-    weights = load_tensors(path, hashes[path.name])
+    path = _stored(folder, WEIGHTS, hashes)
+    weights = load_tensors(path, hashes[WEIGHTS])
     if foreign := [name for name in weights if not name.startswith(("autoencoder.", "segmenter."))]:
         raise BundleError(
             f"The file holds weights of no network of this software: {min(foreign)!r}.",
@@ -116,8 +122,8 @@ def load_bundle(folder: Path | str) -> Bundle:
             path=path,
             code="architecture",
         )
-    image_path = folder / "substitute.safetensors"
-    image = load_tensors(image_path, hashes[image_path.name]).get("substitute")
+    image_path = _stored(folder, SUBSTITUTE, hashes)
+    image = load_tensors(image_path, hashes[SUBSTITUTE]).get("substitute")
     expected = (len(config.modalities), *config.grid.shape)
     if image is None or tuple(image.shape) != expected:
         raise BundleError(
@@ -131,8 +137,27 @@ def load_bundle(folder: Path | str) -> Bundle:
         _network(MaskedAutoencoder, "autoencoder.", config, weights, path),
         _network(Segmenter, "segmenter.", config, weights, path),
         content["card"],
-        hashes[path.name],
+        hashes[WEIGHTS],
     )
+
+
+def _aside(name: str, sha256: str) -> str:
+    """Return the second name of a tensor file."""
+    return name.replace(".", f"-{sha256[:12]}.", 1)
+
+
+def _set_aside(folder: Path) -> None:
+    """Give the tensor files of the bundle in `folder`, if there is one, second names that are not overwritten."""
+    with suppress(BundleError, OSError, LookupError, TypeError):
+        for name, sha256 in read_card(folder)["sha256"].items():
+            with suppress(FileExistsError):  # set aside by a save that was killed
+                (folder / _aside(name, sha256)).hardlink_to(folder / name)
+
+
+def _stored(folder: Path, name: str, hashes: dict[str, str]) -> Path:
+    """Return the tensor file that bundle.json speaks of, which may have been set aside."""
+    aside = folder / _aside(name, hashes[name])
+    return aside if aside.is_file() else folder / name
 
 
 def _network(

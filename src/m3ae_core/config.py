@@ -12,10 +12,19 @@ from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from m3ae_core.errors import ConfigError
 from m3ae_core.modalities import BRATS, ModalitySet
@@ -67,6 +76,17 @@ class GridConfig(Frozen):
         (-239.5, -0.5, -0.5),
         (0.5, 239.5, 154.5),
     )
+
+    @field_validator("affine")
+    @classmethod
+    def _invertible(cls, affine: Affine) -> Affine:
+        if len(affine) != 4 or list(affine[3]) != [0, 0, 0, 1]:
+            raise ValueError("must be 4×4, with the last row 0 0 0 1")
+        (a, b, c, _), (d, e, f, _), (g, h, i, _) = affine[:3]
+        volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        if not 0 < abs(volume) < inf or not all(isfinite(value) for row in affine for value in row):
+            raise ValueError(f"must be finite and give voxels a volume, not {volume:g} mm³")
+        return affine
 
 
 class NetworkConfig(Frozen):
@@ -278,7 +298,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        masking, grid = self.pretrain.masking, self.model.grid
+        masking = self.pretrain.masking
         for stage in (self.pretrain, self.finetune):
             if any(side % 8 for side in stage.crop):
                 raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
@@ -306,8 +326,6 @@ class Recipe(Frozen):
             raise ValueError(
                 f"finetune.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
             )
-        if len(grid.affine) != 4:
-            raise ValueError("model.grid.affine must be 4×4")
         return self
 
 

@@ -72,8 +72,9 @@ def _holds_case(folder: Path) -> bool:
 def _read_file(path: Path) -> LayerData:
     alone = match_files([path])
     name, source = _case_of(path, alone)
-    if scheme := saved_scheme(path):
+    if saved_scheme(path):
         volume = read_labels(path)
+        scheme = saved_scheme(path, volume.sha256)
         return layers.labels_layer(volume.data, volume.affine, path.name, scheme, case=name, source=source)
     if alone.labels:
         return reference_layer(read_labels(path), name, source, None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from napari import current_viewer
 from napari.layers import Labels
 
 from m3ae_core.data.volume import write_labels
@@ -17,7 +19,10 @@ def write_labels_layer(path: str, data: npt.NDArray[Any], keywords: dict[str, An
     Raises
     ------
     M3AEError
-        If nothing says how the layer lies in the patient, or the file cannot be written.
+        If nothing says how the layer lies in the patient, the file is one of the images in the viewer, or it cannot be
+        written.
     """
+    if (viewer := current_viewer()) is not None:
+        layers.refuse_overwriting(viewer.layers, Path(path))
     volume = layers.to_volume(Labels(data, **keywords))
     return [str(write_labels(path, volume.data, volume.affine))]

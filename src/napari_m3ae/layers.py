@@ -8,7 +8,8 @@ which axis is shown where) stays in ``layer.metadata["m3ae"]``; saving uses that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from nibabel.orientations import io_orientation
 
 from m3ae_core.data.case import match_files
 from m3ae_core.data.volume import Volume
-from m3ae_core.errors import InputError
+from m3ae_core.errors import InputError, OutputError
 from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
 from m3ae_core.report.canvas import grey_range
 
@@ -112,6 +113,22 @@ def label_style(meaning: Mapping[int, tuple[str, str]]) -> dict[str, Any]:
     named = [(0, "background"), *((number, name) for number, (name, _) in sorted(meaning.items()))]
     numbers, names = zip(*named, strict=True)
     return {"colormap": colormap, "features": {"index": numbers, "name": names}}
+
+
+def refuse_overwriting(layers: Iterable[Layer], path: Path) -> None:
+    """Refuse to write over a file from which one of the images in the viewer was read.
+
+    Raises
+    ------
+    OutputError
+        With code ``over-input``.
+    """
+    for layer in layers:
+        source = facts(layer).get("path")
+        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+            raise OutputError(
+                "This is one of the input images.", "Choose another name.", path=path, code="over-input"
+            )
 
 
 def to_volume(layer: Layer) -> Volume:

@@ -15,6 +15,7 @@ from napari.utils.notifications import show_warning
 from m3ae_core.data.align import on_other_grid, require_overlap
 from m3ae_core.data.builtin import builtin_case
 from m3ae_core.data.case import CaseFiles, find_case, match_files
+from m3ae_core.data.naming import names_disagree
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
@@ -132,6 +133,8 @@ class Opener:
             show_warning(
                 f"{printable(path)}: The name does not tell what this file holds; it was left out. {REASSIGN}"
             )
+        if doubt := names_disagree(opened.found.files.images):
+            show_warning(doubt)
         if "labels" in opened.refused:
             show_warning(f"The reference labels were left out. {opened.refused['labels']}")
 

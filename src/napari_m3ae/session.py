@@ -20,6 +20,7 @@ from m3ae_core.card import read_card
 from m3ae_core.data.align import to_one_grid
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid
+from m3ae_core.data.naming import names_disagree
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, Subset
@@ -54,10 +55,13 @@ class Chosen(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to bring the sequences onto one grid, as sentences."""
-        return tuple(
+        """What was done to bring the sequences onto one grid, and what their names tell against them, as sentences."""
+        paths = {name: volume.path for name, volume in self.case.volumes.items() if volume.path is not None}
+        doubt = names_disagree(paths, self.case.modalities)
+        moved = (
             f"{name} was resampled to the grid of {next(iter(self.case.volumes))}." for name in self.moved
         )
+        return (*moved, doubt) if doubt else tuple(moved)
 
 
 class Session:
@@ -248,7 +252,7 @@ class Session:
     def segment(self, case: Case) -> Generator[Progress | Prediction, None, None]:
         """Segment a case with the chosen model: a job."""
         yield Progress("loading the model", 0, 0)
-        yield from self.predictor().run(case)
+        yield from self.predictor().run(case, check=True)
 
     def show(self, prediction: Prediction, chosen: Chosen) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
@@ -271,6 +275,7 @@ class Session:
         if self.shown is None:
             return False
         try:
+            layers.refuse_overwriting(self.viewer.layers, path)
             save_prediction(self.shown.as_displayed(scheme), path)
         except M3AEError as error:
             show_error(str(error))

@@ -31,7 +31,7 @@ class Settings:
     device: Device = "auto"
     scheme: str = "brats2023"
     view: Side = "radiological"
-    autosave_seconds: int = 30
+    autosave_seconds: int = 25
     models_folder: Path | None = None
 
 

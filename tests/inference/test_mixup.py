@@ -71,7 +71,7 @@ def test_a_swap_is_named_with_its_rates(standard, bundle, first, second):
     said = find_mixup(exchanged(only(standard, first, second), first, second), bundle)
     assert said is not None
     assert said.startswith(f"{first} and {second} ")
-    rates = RATES[bundle.name]
+    rates = RATES[bundle.sha256]
     assert f"{rates.flagged} of {rates.swaps} swaps" in said
     assert f"{rates.false} false alarms in {rates.correct} " in said
 
@@ -90,7 +90,7 @@ def test_one_sequence_tells_nothing(standard, bundle):
 
 def test_no_alarm_whose_rates_are_unknown(standard, bundle):
     swapped = exchanged(only(standard, "FLAIR", "T2"), "FLAIR", "T2")
-    assert find_mixup(swapped, replace(bundle, card={"name": "another"})) is None
+    assert find_mixup(swapped, replace(bundle, sha256="another")) is None
     assert find_mixup(swapped, replace(bundle, autoencoder=None)) is None
 
 

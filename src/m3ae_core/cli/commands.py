@@ -20,7 +20,7 @@ from m3ae_core.cli.selftest import selftest
 from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.training import curves, finetune, pretrain
 from m3ae_core.errors import InputError, OutputError, printable
-from m3ae_core.files import make_folder
+from m3ae_core.files import ensure_writable, make_folder
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
         device: auto takes CUDA where there is any.
         viewer: Open napari on the result afterwards.
     """
-    make_folder(output)
+    ensure_writable(make_folder(output) / "figure")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle, builtin_case
     from m3ae_core.data.case import read_case
@@ -114,11 +114,13 @@ def import_official(
     from m3ae_core.bundle import save_bundle
     from m3ae_core.official import import_official as convert
 
-    bundle = convert(checkpoint, pretrained, origin=substitute_origin)
     if (output / "bundle.json").exists():
         raise OutputError(
             "There is a bundle here already.", "Choose another folder.", path=output, code="exists"
         )
+    if output.exists():
+        ensure_writable(output / "bundle.json")
+    bundle = convert(checkpoint, pretrained, origin=substitute_origin)
     print(f"bundle {printable(save_bundle(bundle, output))}")
 
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.printed import print_reliability
 from m3ae_core.cli.progress import follow, follow_cohort
+from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder
 
@@ -33,6 +34,7 @@ def predict(
     scheme: Scheme = "brats2023",
     overwrite: bool = False,
     window: Windows = None,
+    check: bool = True,
     compiled: bool = False,
     devices: int = 1,
     nodes: int = 1,
@@ -56,6 +58,8 @@ def predict(
         overwrite: Replace the output if it exists.
         window: Segment in windows of this side (voxels), or in one pass over the brain or the template, where the model
             was validated otherwise: another answer.
+        check: Look for images that were not prepared and for sequences that are mixed up, and warn; refuse files whose
+            names speak of other sequences or of two patients.
         compiled: Compile the network first; worth it for many cases on a GPU.
         devices: Devices on each machine that share a folder of cases, one process each.
         nodes: Machines that share it; start the command on each with torchrun or SLURM.
@@ -69,12 +73,12 @@ def predict(
             "See m3ae predict --help.",
             code="arguments",
         )
-    many = case is not None and not output.name.endswith((".nii", ".nii.gz"))
+    is_file = output.name.endswith((".nii", ".nii.gz")) or (output.suffix and not output.is_dir())
+    many = case is not None and not is_file
     if many:
         ensure_writable(make_folder(output) / "any")
     else:
         _check_output(output, overwrite, given.values())
-        ensure_writable(output)
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.inference.predictor import Predictor
@@ -84,9 +88,9 @@ def predict(
     model = load_bundle(bundle or builtin_bundle())
     predictor = Predictor(model, own_device, window=sides, compiled=compiled)
     if case is not None and many:
-        _predict_cohort(predictor, case, output, scheme, overwrite, readers, part)
+        _predict_cohort(predictor, case, output, scheme, overwrite, check, readers, part)
     else:
-        _predict_case(predictor, case, given, output, scheme, overwrite)
+        _predict_case(predictor, case, given, output, scheme, overwrite, check)
 
 
 def _predict_case(
@@ -96,15 +100,19 @@ def _predict_case(
     output: Path,
     scheme: str,
     overwrite: bool,
+    check: bool,
 ) -> None:
     from m3ae_core.data.case import CaseFiles, find_case, read_case
+    from m3ae_core.data.naming import refuse_names_that_disagree
     from m3ae_core.inference.predictor import save_prediction
     from m3ae_core.regions import scheme_named
 
     modalities = predictor.config.modality_set
     files = find_case(case, modalities) if case else CaseFiles(_stem(next(iter(given.values()))), given, None)
     _check_output(output, overwrite, files.images.values())
-    prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme)))
+    if check:
+        refuse_names_that_disagree(files.images, modalities)
+    prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme), check=check))
     labels, sidecar = save_prediction(prediction, output)
     print(f"used {prediction.subset}; substituted {', '.join(prediction.subset.missing) or 'nothing'}")
     print_reliability(prediction.provenance["reliability"])
@@ -120,6 +128,7 @@ def _predict_cohort(
     output: Path,
     scheme: str,
     overwrite: bool,
+    check: bool,
     readers: int,
     part: slice,
 ) -> None:
@@ -129,7 +138,7 @@ def _predict_cohort(
     from m3ae_core.regions import scheme_named
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
-    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, readers)
+    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, check, readers)
     failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
     print(NOTICE)
     if failures:
@@ -163,10 +172,12 @@ def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None
         raise OutputError(
             "This is one of the input images.", "Choose another name.", path=output, code="over-input"
         )
-    if output.exists() and not overwrite:
-        raise OutputError(
-            "The file exists.", "Choose another name or pass --overwrite.", path=output, code="exists"
-        )
+    for path in (output, sidecar_of(output)):
+        if path.exists() and not overwrite:
+            raise OutputError(
+                "The file exists.", "Choose another name or pass --overwrite.", path=path, code="exists"
+            )
+        ensure_writable(path)
 
 
 def _stem(path: Path) -> str:

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from m3ae_core.data.case import match_files
-from m3ae_core.errors import printable
+from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet
 
 #: Words of a name whose number tells runs and settings apart, not patients (as in BIDS).
@@ -36,6 +36,19 @@ def names_disagree(images: Mapping[str, Path], modalities: ModalitySet = BRATS) 
             found.append(f"The names speak of different patients or visits: {pair}. Check the files.")
             break
     return " ".join(found) or None
+
+
+def refuse_names_that_disagree(images: Mapping[str, Path], modalities: ModalitySet = BRATS) -> None:
+    """Refuse what :func:`names_disagree` would tell.
+
+    Raises
+    ------
+    InputError
+        With code ``names-disagree``.
+    """
+    if problem := names_disagree(images, modalities):
+        fix = "If the files are right all the same, rename them or pass --no-check."
+        raise InputError(problem, fix, path=next(iter(images.values())).parent, code="names-disagree")
 
 
 def _other_patient(first: str, second: str, modalities: ModalitySet) -> bool:

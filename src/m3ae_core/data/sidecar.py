@@ -14,9 +14,15 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def saved_scheme(path: Path) -> LabelScheme | None:
-    """Return the label scheme that the sidecar of a label file names, or None if it names none."""
+def saved_scheme(path: Path, voxels: str | None = None) -> LabelScheme | None:
+    """Return the label scheme that the sidecar of a label file names, or None if it names none.
+
+    None too if it speaks of other labels than those whose voxels have the SHA-256 `voxels`: the file was replaced.
+    """
     try:
-        return scheme_named(json.loads(sidecar_of(path).read_text("utf-8"))["labels"]["scheme"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, ConfigError):
+        labels = json.loads(sidecar_of(path).read_text("utf-8"))["labels"]
+        if voxels is not None and labels.get("sha256", voxels) != voxels:
+            return None
+        return scheme_named(labels["scheme"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ConfigError):
         return None

@@ -72,8 +72,13 @@ class Volume:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity of the voxels: SHA-256 of their bytes, X fastest as in NIfTI files, as hexadecimal text."""
-        return hashlib.sha256(np.ascontiguousarray(self.data.T).data).hexdigest()
+        """Identity of the voxels, see :func:`voxel_sha256`."""
+        return voxel_sha256(self.data)
+
+
+def voxel_sha256(data: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 of the bytes of an array (X, Y, Z), X fastest as in NIfTI files, as hexadecimal text."""
+    return hashlib.sha256(np.ascontiguousarray(data.T).data).hexdigest()
 
 
 def read_volume(path: Path | str) -> Volume:

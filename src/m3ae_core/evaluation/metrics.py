@@ -126,7 +126,7 @@ def _scheme(labels: Volume, name: str | None) -> LabelScheme:
     if name is not None:
         return scheme_named(name)
     assert labels.path is not None  # noqa: S101  it was read from a file
-    if saved := saved_scheme(labels.path):
+    if saved := saved_scheme(labels.path, labels.sha256):
         return saved
     try:
         return detect_scheme(np.unique(labels.data).tolist())

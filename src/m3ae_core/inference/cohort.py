@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from m3ae_core.data.case import CaseFiles, read_case
+from m3ae_core.data.naming import refuse_names_that_disagree
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import InputError, M3AEError, OutputError
@@ -46,6 +47,8 @@ class Cohort:
         Label scheme of the results.
     overwrite
         Replace results of other models, and those edited by hand.
+    check
+        Look for unprepared images and mixed-up sequences, and refuse files whose names disagree.
     readers
         Cases read ahead, each by a thread of its own.
     """
@@ -54,6 +57,7 @@ class Cohort:
     folder: Path
     scheme: LabelScheme = BRATS_2023
     overwrite: bool = False
+    check: bool = True
     readers: int = 1
 
     def run(
@@ -104,6 +108,8 @@ class Cohort:
         """Read a case and lay it on the template, unless its result is there."""
         if (known := self._known(files)) is not None:
             return known
+        if self.check:
+            refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
         case = read_case(files, self.predictor.config.modality_set)
         shared = Standardiser(case, self.predictor.config)
         shared.standardise(case.volumes)
@@ -113,7 +119,7 @@ class Cohort:
         """Segment a case, and return what saves the result."""
         if isinstance(content, Outcome):
             return lambda: content
-        prediction = self.predictor.predict(content.case, self.scheme, content)
+        prediction = self.predictor.predict(content.case, self.scheme, content, check=self.check)
 
         def save() -> Outcome:
             save_prediction(prediction, self.path_of(files.name))

@@ -58,7 +58,25 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out, on the GPU or in the CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = (
+        "can't allocate memory",
+        "could not create a primitive",
+        "could not create a memory object",
+    )  # oneDNN's
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+@contextmanager
+def told_if_out_of_memory() -> Iterator[None]:
+    """Turn what numpy and torch say when memory runs out into an :class:`InputError` with code ``memory``."""
+    try:
+        yield
+    except MemoryError as error:
+        raise out_of_memory("an allocation failed") from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory("an allocation failed") from error
 
 
 def require_memory(voxels: int, base_channels: int) -> None:

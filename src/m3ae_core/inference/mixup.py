@@ -38,8 +38,10 @@ class Rates(NamedTuple):
     correct: int
 
 
-#: By model; ``benchmarks/mixup.py`` measures them. Without rates no alarm is given.
-RATES = {"demo-2mm": Rates(5, 30, 30, 0, 55)}
+#: By the SHA-256 of a bundle's weights; ``benchmarks/mixup.py`` measures them. Without rates no alarm is given.
+RATES = {
+    "40f7255fbd4a8c3eceeaf55cc7ddc2679a3861248c8d25832a4c85872a670b0e": Rates(5, 30, 30, 0, 55)
+}  # the built-in model
 
 
 def find_mixup(standard: StandardCase, bundle: Bundle) -> str | None:
@@ -47,7 +49,7 @@ def find_mixup(standard: StandardCase, bundle: Bundle) -> str | None:
 
     None too if fewer than two sequences are present, the bundle holds no autoencoder, or it has no :data:`RATES`.
     """
-    rates = RATES.get(bundle.name)
+    rates = RATES.get(bundle.sha256)
     if rates is None or bundle.autoencoder is None or len(standard.subset) < 2:
         return None
     gains = swap_gains(standard, bundle)

@@ -18,10 +18,10 @@ from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import StandardCase, Standardiser
 from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import write_labels
+from m3ae_core.data.volume import voxel_sha256, write_labels
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
-from m3ae_core.files import write_json
+from m3ae_core.files import ensure_writable, write_json
 from m3ae_core.inference.device import (
     choose_device,
     fast,
@@ -29,8 +29,11 @@ from m3ae_core.inference.device import (
     out_of_memory,
     require_memory,
     to_device,
+    told_if_out_of_memory,
 )
+from m3ae_core.inference.mixup import find_mixup
 from m3ae_core.inference.provenance import describe, find_warnings
+from m3ae_core.inference.unprepared import find_unprepared
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage
@@ -108,15 +111,25 @@ class Predictor:
         self._use(choose_device(device))
 
     def predict(
-        self, case: Case, scheme: LabelScheme = BRATS_2023, shared: Standardiser | None = None
+        self,
+        case: Case,
+        scheme: LabelScheme = BRATS_2023,
+        shared: Standardiser | None = None,
+        *,
+        check: bool = False,
     ) -> Prediction:
         """Segment `case`; see :meth:`run` for progress and errors."""
-        *_, prediction = self.run(case, scheme, shared)
+        *_, prediction = self.run(case, scheme, shared, check=check)
         assert isinstance(prediction, Prediction)  # noqa: S101  run() ends with one
         return prediction
 
     def run(
-        self, case: Case, scheme: LabelScheme = BRATS_2023, shared: Standardiser | None = None
+        self,
+        case: Case,
+        scheme: LabelScheme = BRATS_2023,
+        shared: Standardiser | None = None,
+        *,
+        check: bool = False,
     ) -> Iterator[Progress | Prediction]:
         """Segment `case`, yielding :class:`Progress` and at the end one :class:`Prediction`.
 
@@ -126,6 +139,9 @@ class Predictor:
         ----------
         shared
             For several subsets of one case: made of the case with all of them, it keeps what they have in common.
+        check
+            Also look for images that were not prepared (:mod:`~m3ae_core.inference.unprepared`) and sequences that are
+            mixed up (:mod:`~m3ae_core.inference.mixup`), and warn. It may take longer than the segmentation.
 
         Raises
         ------
@@ -134,10 +150,15 @@ class Predictor:
         BundleError
             If the network's output is not finite.
         """
-        with freed_memory_kept():
+        with freed_memory_kept(), told_if_out_of_memory():
             yield Progress("preparing", 0, 1)
             standard = (shared or Standardiser(case, self.config)).standardise(case.volumes)
             yield Progress("preparing", 1, 1)
+            doubts: tuple[str, ...] = ()
+            if check:
+                yield Progress("checking the images", 0, 0)
+                mixup = find_mixup(standard, self.bundle)
+                doubts = (*find_unprepared(case), *([mixup] if mixup else []))
             fallbacks: list[str] = []
             extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
             logits: Tensor | None = None
@@ -154,7 +175,8 @@ class Predictor:
             assert logits is not None  # noqa: S101  there is always one window
             maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
             del logits
-            yield self._prediction(case, standard, maps, scheme, fallbacks)
+            warnings = (*doubts, *find_warnings(self.bundle, self.config, standard))
+            yield self._prediction(case, standard, maps, scheme, fallbacks, warnings, check)
 
     def _prediction(
         self,
@@ -163,10 +185,11 @@ class Predictor:
         maps: dict[str, FloatArray],
         scheme: LabelScheme,
         fallbacks: list[str],
+        warnings: tuple[str, ...],
+        checked: bool,
     ) -> Prediction:
         masks = [maps[name] > 0.5 for name in self.config.regions]
         labels = decode(masks, scheme, self.config.region_set)
-        warnings = find_warnings(self.bundle, self.config, standard)
         record = describe(
             self.bundle,
             self.config,
@@ -177,6 +200,7 @@ class Predictor:
             device=self.device,
             fallbacks=fallbacks,
             warnings=warnings,
+            checked=checked,
         )
         return Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, record)
 
@@ -226,12 +250,16 @@ class Predictor:
 def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     """Write the labels (NIfTI) and, beside them, the JSON sidecar; return both paths.
 
+    The sidecar names the SHA-256 of the labels' voxels, so that one that a kill left behind is not believed.
+
     Raises
     ------
     OutputError
         If either cannot be written.
     """
     sidecar = sidecar_of(path)
+    ensure_writable(sidecar)
+    described = {**prediction.provenance.get("labels", {}), "sha256": voxel_sha256(prediction.labels)}
     write_labels(path, prediction.labels, prediction.affine)
-    write_json(sidecar, prediction.provenance)
+    write_json(sidecar, {**prediction.provenance, "labels": described})
     return path, sidecar

@@ -35,11 +35,13 @@ def describe(
     device: torch.device,
     fallbacks: Sequence[str],
     warnings: Sequence[str],
+    checked: bool,
 ) -> dict[str, Any]:
     """Return the JSON-ready record of one prediction.
 
     `config` is how the bundle was applied. Sequences are identified by the SHA-256 of their decoded voxels
-    (:attr:`Volume.sha256`), never by a path; volumes are in mL.
+    (:attr:`Volume.sha256`), never by a path; volumes are in mL. `checked` tells whether unprepared images and mixed-up
+    sequences were looked for.
     """
     subset = standard.subset
     return {
@@ -70,6 +72,7 @@ def describe(
             "fallbacks": list(fallbacks),
         },
         "warnings": list(warnings),
+        "checked": checked,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -22,6 +22,7 @@ from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction, Predictor
 from m3ae_core.measure import voxel_ml
+from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import REGIONS, LabelScheme, encode
 
@@ -113,16 +114,15 @@ def sweep(
     shared = Standardiser(case, predictor.config)
     subsets = sorted((s for s in modalities.subsets() if s <= given), key=len, reverse=True)
     yield Progress("subsets", 0, len(subsets))
-    for count, subset in enumerate(subsets, 1):
-        events: Iterable[Progress | Prediction] = (
-            [known[subset]] if subset in known else predictor.run(case.only(*subset.present), scheme, shared)
-        )
-        for event in events:
-            if isinstance(event, Progress):
-                yield replace(event, what=f"subset {count} of {len(subsets)}")
-            else:
-                yield SubsetDone(subset, replace(event, probabilities={}))
-        yield Progress("subsets", count, len(subsets))
+    with freed_memory_kept():
+        for count, subset in enumerate(subsets, 1):
+            events: Iterable[Progress | Prediction] = [known[subset]] if subset in known else ()
+            for event in events or predictor.run(case.only(*subset.present), scheme, shared):
+                if isinstance(event, Progress):
+                    yield replace(event, what=f"subset {count} of {len(subsets)}")
+                else:
+                    yield SubsetDone(subset, replace(event, probabilities={}))
+            yield Progress("subsets", count, len(subsets))
 
 
 def agreement(masks: Mapping[Subset, Mask]) -> Labels:

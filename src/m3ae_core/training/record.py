@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3ae_core.events import EpochDone, Event, Resumed, StepDone, Validated
-from m3ae_core.files import append_text, write_array, write_text
+from m3ae_core.files import append_text, make_folder, write_array, write_text
 
 if TYPE_CHECKING:  # who follows a run from outside needs no torch
     from torch import Tensor
@@ -77,7 +77,7 @@ def _snapshot(folder: Path, epoch: int, image: Tensor, board: Any) -> None:
     if epoch % 10 ** (len(str(epoch)) - 1):
         return
     middle = image[:, image.shape[1] // 2].detach().float().cpu().numpy()
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_array(folder / f"epoch-{epoch:05d}.npy", middle)
     if board is not None:
         board.add_image("substitute", np.hstack(list(np.clip(middle, 0, 1))), epoch, dataformats="HW")

@@ -26,7 +26,7 @@ from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.errors import BundleError, ConfigError, OutputError
 from m3ae_core.events import Event, Progress, Saved, Validated
-from m3ae_core.files import remove_left_over, write_json
+from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
@@ -169,12 +169,8 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
         yield
         return
     folder = plan.folder
-    try:
-        for needed in (folder, cache_folder(folder)):
-            needed.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"The run folder cannot be made: {error.strerror}."
-        raise OutputError(problem, "Choose another one.", path=folder, code="not-writable") from error
+    for needed in (folder, cache_folder(folder)):
+        ensure_writable(make_folder(needed) / LOCK)
     try:
         with FileLock(folder / LOCK, timeout=0):
             _keep_recipe(folder / RECIPE, plan.recipe, stage)
