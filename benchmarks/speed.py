@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import tyro
 from contenders import CONTENDERS, STARTS, WARM
+from page import DOCS, insert
 
-from m3ae_core.files import write_json, write_text
+from m3ae_core.files import write_json
 
-DOCS = Path(__file__).parents[1] / "docs"
 FIGURES, PAGE = DOCS / "performance.json", DOCS / "performance.md"
 KEPT = ("released", "our_windows", "our_pass")
 
@@ -169,13 +169,6 @@ def table(runs: Runs, cases: int) -> Iterator[str]:
             yield f"| {count:g} | {s:.2f} | {s / count:.2f} | {gib:.2f} | {gib / count:.2f} |"
 
 
-def insert(text: str, mark: str) -> None:
-    """Put `text` between the marks of this name in docs/performance.md."""
-    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
-    before, rest = PAGE.read_text("utf-8").split(begin)
-    write_text(PAGE, f"{before}{begin}{text}\n{end}{rest.split(end)[1]}")
-
-
 def main(
     case: Path,
     rounds: int = 3,
@@ -207,7 +200,7 @@ def main(
     print(text)
     if write:
         write_json(FIGURES, found)
-        insert(text, "speed")
+        insert(PAGE, "speed", text)
 
 
 def render(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from m3ae_core import bundle as bundles
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.errors import BundleError
 from tiny import random_bundle
@@ -101,3 +102,36 @@ def test_substitute_of_another_template(folder):
     content["model"]["grid"]["shape"] = [40, 56, 56]
     path.write_text(json.dumps(content))
     assert "template" in refused(folder).problem
+
+
+# --- overwriting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["weights.safetensors", "substitute.safetensors", "bundle.json"])
+def test_the_old_bundle_can_be_loaded_until_the_new_one_is_complete(tmp_path, monkeypatch, written):
+    """As after a kill just before each of the three files."""
+    old, new = random_bundle(seed=0), random_bundle(seed=1)
+    before = load_bundle(save_bundle(old, tmp_path))
+
+    def stops_at(path, *_):
+        if path.name == written:
+            raise KeyboardInterrupt
+        return real[path.suffix](path, *_)
+
+    real = {".safetensors": bundles.save_tensors, ".json": bundles.write_json}
+    monkeypatch.setattr(bundles, "save_tensors", stops_at)
+    monkeypatch.setattr(bundles, "write_json", stops_at)
+    for _ in range(2):  # a second save that is stopped, too
+        with pytest.raises(KeyboardInterrupt):
+            save_bundle(new, tmp_path)
+        found = load_bundle(tmp_path)
+        assert found.sha256 == before.sha256
+        assert torch.equal(found.substitute, old.substitute)
+    monkeypatch.undo()
+    save_bundle(new, tmp_path)
+    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bundle.json",
+        "substitute.safetensors",
+        "weights.safetensors",
+    ]

@@ -212,3 +212,64 @@ def test_benchmark_without_a_reference(place, capsys):
     assert run("benchmark", *arguments, "--device", "cpu") == 2
     assert "p1 has no label map" in capsys.readouterr().err
     assert snapshot(place) == before
+
+
+# --- a folder of cases ------------------------------------------------------------------------------
+
+
+def test_a_cohort(place, capsys):
+    write_phantom(place / "cases", "p2", seed=1)
+    where = ("predict", place / "cases", "--bundle", place / "model", "--output", place / "results")
+    assert run(*where) == 0
+    assert sorted(path.name for path in (place / "results").iterdir()) == [
+        f"p{n}-m3ae.{end}" for n in (1, 2) for end in ("json", "nii.gz")
+    ]
+    assert "2/2  p2  from FLAIR+T1+T1c+T2" in capsys.readouterr().err
+    before = snapshot(place)
+    assert run(*where) == 0
+    assert "(done before)" in capsys.readouterr().err
+    assert snapshot(place) == before
+
+
+def test_a_cohort_with_a_bad_case_ends_with_the_list_of_failures(place, capsys):
+    write_phantom(place / "cases", "p2", seed=1)
+    bad = place / "cases" / "p1" / "p1-t2w.nii.gz"
+    bad.write_bytes(b"")
+    assert run("predict", place / "cases", "--bundle", place / "model", "--output", place / "results") == 2
+    error = capsys.readouterr().err
+    assert "1 of the cases could not be segmented" in error
+    assert f"p1: {bad}: The file is empty." in error
+    assert (place / "results" / "p2-m3ae.nii.gz").exists()
+
+
+def test_names_that_speak_of_another_sequence_are_asked_about(place, capsys):
+    case, out = place / "cases" / "p1", place / "labels.nii.gz"
+    line = ("predict", "--t1", case / "p1-t1c.nii.gz", "--bundle", place / "model", "--output", out)
+    assert run(*line) == 2
+    assert "p1-t1c.nii.gz was given as T1 but is called T1c" in capsys.readouterr().err
+    assert not out.exists()
+    assert run(*line, "--check", "no") == 0
+    assert json.loads((place / "labels.json").read_text())["checked"] is False
+
+
+def test_an_existing_record_is_not_overwritten_unasked(place, capsys):
+    (place / "labels.json").write_text("mine")
+    line = (
+        "predict",
+        place / "cases" / "p1",
+        "--bundle",
+        place / "model",
+        "--output",
+        place / "labels.nii.gz",
+    )
+    assert run(*line) == 2
+    assert (place / "labels.json").read_text() == "mine"
+    assert run(*line, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(("window", "code"), [("brain", 0), ("16", 0), ("20", 2)])
+def test_another_window(place, capsys, window, code):
+    case, out = place / "cases" / "p1", place / "labels.nii.gz"
+    assert run("predict", case, "--bundle", place / "model", "--output", out, "--window", window) == code
+    printed = capsys.readouterr()
+    assert "validated with" in printed.out if code == 0 else "multiples of 8" in printed.err

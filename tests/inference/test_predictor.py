@@ -14,11 +14,13 @@ from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import Volume, read_labels
-from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.data.sidecar import saved_scheme, sidecar_of
+from m3ae_core.data.volume import Volume, read_labels, write_labels
+from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
+from m3ae_core.evaluation.metrics import compare_files
 from m3ae_core.events import Progress
 from m3ae_core.inference import device as devices
+from m3ae_core.inference import predictor as predictors
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
 from m3ae_core.modalities import BRATS
 from m3ae_core.model.windows import Extent, fill_extent
@@ -371,3 +373,38 @@ def test_saving(case, predictor, tmp_path: Path):
     assert record["sequences_substituted"] == ["FLAIR", "T1", "T2"]
     assert "Not a medical device" in record["notice"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.nii.gz"]
+
+
+def test_a_sidecar_is_believed_only_beside_its_own_labels(case, predictor, tmp_path: Path):
+    """A kill between the two files leaves new labels beside an old sidecar, whose numbers may mean other tissues."""
+    path = tmp_path / "out.nii.gz"
+    save_prediction(predictor.predict(case, BRATS_2021), path)
+    assert saved_scheme(path, read_labels(path).sha256) == BRATS_2021
+    write_labels(path, predictor.predict(case.only("T2"), BRATS_2023).labels, case.affine)
+    assert saved_scheme(path, read_labels(path).sha256) is None
+    with pytest.raises(InputError) as caught:
+        compare_files(path, path)
+    assert caught.value.code == "scheme-ambiguous"
+
+
+def test_no_labels_are_written_where_their_sidecar_cannot_be(case, predictor, tmp_path: Path):
+    (tmp_path / "out.json").mkdir()
+    with pytest.raises(OutputError):
+        save_prediction(predictor.predict(case), tmp_path / "out.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_checking_warns_and_is_recorded(case, predictor, monkeypatch):
+    monkeypatch.setattr(predictors, "find_mixup", lambda standard, bundle: "T1 and T2 may be mixed up.")
+    head = {name: Volume(np.maximum(volume.data, 0.1), AFFINE) for name, volume in case.volumes.items()}
+    unstripped = Case("head", BRATS, head)
+    checked, unchecked = predictor.predict(unstripped, check=True), predictor.predict(unstripped)
+    assert unchecked.warnings == ()
+    assert unchecked.provenance["checked"] is False
+    assert checked.provenance["checked"] is True
+    assert [("background is not 0" in line, "mixed up" in line) for line in checked.warnings] == [
+        (True, False),
+        (False, True),
+    ]
+    assert checked.provenance["warnings"] == list(checked.warnings)
+    assert (checked.labels == unchecked.labels).all()

@@ -27,13 +27,13 @@ import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.case import Case
+from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import read_labels
-from m3ae_core.errors import BundleError
 from m3ae_core.evaluation.slices import Slices, read_slices, write_slices
-from m3ae_core.files import sha256, write_array, write_text
+from m3ae_core.files import write_array, write_text
 from m3ae_core.inference.predictor import Prediction, save_prediction
 from m3ae_core.modalities import BRATS
-from m3ae_core.model.weights import load_pickle, load_tensors, save_checkpoint
+from m3ae_core.model.weights import load_pickle, save_checkpoint
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.curves import save_curves
 from tiny import random_bundle
@@ -79,11 +79,15 @@ def prediction(labels: np.ndarray, record: dict[str, Any]) -> Prediction:
 
 def mask(folder: Path) -> Saving:
     path, versions = folder / "mask.nii.gz", [noise(0), noise(1)]
-    records = [{"version": version, "filling": "x" * 20_000} for version in (0, 1)]
+    named = {"scheme": "brats2023"}
+    records = [{"version": version, "filling": "x" * 20_000, "labels": named} for version in (0, 1)]
 
     def read() -> tuple[int, ...]:
-        record = json.loads(path.with_name("mask.json").read_text("utf-8"))
-        return which(read_labels(path).data, versions), records.index(record)
+        record, labels = json.loads(path.with_name("mask.json").read_text("utf-8")), read_labels(path)
+        found = which(labels.data, versions), record["version"]
+        if (saved_scheme(path, labels.sha256) is None) != (found[0] != found[1]):
+            raise ValueError("a sidecar of other labels was believed, or its own was not")
+        return found
 
     return Saving(
         lambda version: save_prediction(prediction(versions[version], records[version]), path), read
@@ -98,19 +102,14 @@ def bundle(folder: Path) -> Saving:
         sums.append(json.loads((folder / "bundle.json").read_text("utf-8"))["sha256"])
 
     def read() -> tuple[int, ...]:
-        found = [sums.index(json.loads((folder / "bundle.json").read_text("utf-8"))["sha256"])]
-        for name in sums[0]:
-            load_tensors(folder / name)
-            found.append([each[name] for each in sums].index(sha256(folder / name)))
-        try:
-            load_bundle(folder)
-        except BundleError as error:  # of two versions, and refused for it
-            if error.code != "hash" or len(set(found)) == 1:
-                raise
-        else:
-            if len(set(found)) > 1:
-                raise ValueError("files of two versions were taken for one bundle")
-        return tuple(found)
+        loaded, named = load_bundle(folder), json.loads((folder / "bundle.json").read_text("utf-8"))["sha256"]
+        version = sums.index(named)
+        weights = versions[version].segmenter.state_dict()
+        if not torch.equal(loaded.substitute, versions[version].substitute) or not all(
+            torch.equal(tensor, weights[name]) for name, tensor in loaded.segmenter.state_dict().items()
+        ):
+            raise ValueError("files of two versions were taken for one bundle")
+        return (version,)
 
     return Saving(lambda version: save_bundle(versions[version], folder), read)
 
@@ -345,7 +344,7 @@ def test_killed_while_saving(tmp_path: Path, trials: Any, figures: Any) -> None:
         tried=len(ours),
         failed=len(lost),
         note=f"{sum(kill.halfway for kill in ours)} left a half-written temporary file, which the next save removed; "
-        f"{sum(kill.mixed for kill in ours)} came between the files of a mask and its sidecar or of a bundle; for "
+        f"{sum(kill.mixed for kill in ours)} came between a mask and its sidecar, which then was not believed; for "
         f"comparison, nibabel's save in place lost {sum(bool(kill.lost) for kill in theirs)} of {len(theirs)}",
     )
     assert len(ours) == kills

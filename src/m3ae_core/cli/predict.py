@@ -34,7 +34,7 @@ def predict(
     scheme: Scheme = "brats2023",
     overwrite: bool = False,
     window: Windows = None,
-    check: bool = True,
+    check: Literal["auto", "yes", "no"] = "auto",
     compiled: bool = False,
     devices: int = 1,
     nodes: int = 1,
@@ -58,8 +58,8 @@ def predict(
         overwrite: Replace the output if it exists.
         window: Segment in windows of this side (voxels), or in one pass over the brain or the template, where the model
             was validated otherwise: another answer.
-        check: Look for images that were not prepared and for sequences that are mixed up, and warn; refuse files whose
-            names speak of other sequences or of two patients.
+        check: Look for images that were not prepared and for sequences that are mixed up, and warn. That may take
+            longer than the segmentation; auto: for one case, not for a folder of them.
         compiled: Compile the network first; worth it for many cases on a GPU.
         devices: Devices on each machine that share a folder of cases, one process each.
         nodes: Machines that share it; start the command on each with torchrun or SLURM.
@@ -88,9 +88,9 @@ def predict(
     model = load_bundle(bundle or builtin_bundle())
     predictor = Predictor(model, own_device, window=sides, compiled=compiled)
     if case is not None and many:
-        _predict_cohort(predictor, case, output, scheme, overwrite, check, readers, part)
+        _predict_cohort(predictor, case, output, scheme, overwrite, check == "yes", readers, part)
     else:
-        _predict_case(predictor, case, given, output, scheme, overwrite, check)
+        _predict_case(predictor, case, given, output, scheme, overwrite, check != "no")
 
 
 def _predict_case(

@@ -47,7 +47,7 @@ def refuse_names_that_disagree(images: Mapping[str, Path], modalities: ModalityS
         With code ``names-disagree``.
     """
     if problem := names_disagree(images, modalities):
-        fix = "If the files are right all the same, rename them or pass --no-check."
+        fix = "If the files are right all the same, rename them, or give them one by one with --check no."
         raise InputError(problem, fix, path=next(iter(images.values())).parent, code="names-disagree")
 
 

@@ -48,7 +48,7 @@ class Cohort:
     overwrite
         Replace results of other models, and those edited by hand.
     check
-        Look for unprepared images and mixed-up sequences, and refuse files whose names disagree.
+        Look for unprepared images and mixed-up sequences; that may take longer than the segmentation.
     readers
         Cases read ahead, each by a thread of its own.
     """
@@ -57,7 +57,7 @@ class Cohort:
     folder: Path
     scheme: LabelScheme = BRATS_2023
     overwrite: bool = False
-    check: bool = True
+    check: bool = False
     readers: int = 1
 
     def run(
@@ -108,8 +108,7 @@ class Cohort:
         """Read a case and lay it on the template, unless its result is there."""
         if (known := self._known(files)) is not None:
             return known
-        if self.check:
-            refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
+        refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
         case = read_case(files, self.predictor.config.modality_set)
         shared = Standardiser(case, self.predictor.config)
         shared.standardise(case.volumes)
