@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.case import find_cases, read_case, scan_cases
+from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import read_labels
 from m3ae_core.errors import InputError
@@ -182,3 +185,21 @@ def test_a_result_that_cannot_be_written_is_that_cases_failure(predictor, place)
     events = run(Cohort(predictor, place / "out", overwrite=True), place)
     assert [type(event) for event in events] == [CaseSegmented, CaseFailed, CaseSegmented]
     assert events[1].error.code == "not-writable"
+
+
+def test_for_a_gpu_the_readers_lay_cases_on_the_template(predictor, place, monkeypatch):
+    laid: list[str] = []
+    real = Standardiser.standardise
+
+    def standardise(self, names):
+        laid.append(threading.current_thread().name)
+        return real(self, names)
+
+    monkeypatch.setattr(Standardiser, "standardise", standardise)
+    run(Cohort(predictor, place / "out"), place)
+    assert set(laid) == {"MainThread"}
+    laid.clear()
+    monkeypatch.setattr(predictor, "device", torch.device("meta"))  # any that is not the CPU
+    run(Cohort(predictor, place / "out", overwrite=True), place)
+    assert len(laid) == 6
+    assert len(set(laid)) == 2

@@ -11,7 +11,6 @@ from tyro.conf import Positional, arg
 from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.printed import print_reliability
 from m3ae_core.cli.progress import follow, follow_cohort
-from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder
 
@@ -164,6 +163,8 @@ def _share(device: Device, devices: int, nodes: int) -> tuple[str, slice]:
 
 def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
     """Refuse to write over an input, over an existing file unasked, or under a name that is not NIfTI's."""
+    from m3ae_core.data.sidecar import sidecar_of
+
     if not output.name.endswith((".nii", ".nii.gz")):
         raise OutputError(
             "Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix"

@@ -105,13 +105,17 @@ class Cohort:
             yield from behind
 
     def _read(self, files: CaseFiles) -> Standardiser | Outcome:
-        """Read a case and lay it on the template, unless its result is there."""
+        """Read a case, unless its result is there; for a GPU lay it on the template as well.
+
+        On the CPU that is left to the network's own turn: two users of all cores slow each other down.
+        """
         if (known := self._known(files)) is not None:
             return known
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
         case = read_case(files, self.predictor.config.modality_set)
         shared = Standardiser(case, self.predictor.config)
-        shared.standardise(case.volumes)
+        if self.predictor.device.type != "cpu":
+            shared.standardise(case.volumes)
         return shared
 
     def _segment(self, files: CaseFiles, content: Standardiser | Outcome) -> Callable[[], Outcome]:
