@@ -159,11 +159,12 @@ def our_pass(folder: Path) -> Timed:
 
 
 def our_next_pass(folder: Path) -> Timed:
-    """The same for a case that is not the first: in a cohort, the memory is there already."""
+    """The same for the fourth case of a cohort: the memory is there already."""
     run = our_pass(folder)
     stack = ExitStack()
     stack.enter_context(freed_memory_kept())
-    run()
+    for _ in range(3):
+        run()
     return run
 
 
