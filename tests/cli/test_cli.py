@@ -224,10 +224,10 @@ def test_a_cohort(place, capsys):
     assert sorted(path.name for path in (place / "results").iterdir()) == [
         f"p{n}-m3ae.{end}" for n in (1, 2) for end in ("json", "nii.gz")
     ]
-    assert "2/2  p2  from FLAIR+T1+T1c+T2" in capsys.readouterr().err
+    assert "2/2  p2  from FLAIR+T1+T1c+T2" in capsys.readouterr().out
     before = snapshot(place)
     assert run(*where) == 0
-    assert "(done before)" in capsys.readouterr().err
+    assert "(done before)" in capsys.readouterr().out
     assert snapshot(place) == before
 
 

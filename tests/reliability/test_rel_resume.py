@@ -22,6 +22,7 @@ print(json.dumps(runs.resumed(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 @pytest.mark.parametrize("stage", runs.STAGES)
 def test_killed_and_started_again(stage: str, tmp_path: Path, trials: Any, figures: Any) -> None:
