@@ -1,5 +1,5 @@
 # Daily commands. Each works from a fresh clone: scripts/setup creates .venv on the first call.
-.PHONY: help setup test test-fast test-heavy test-reliability lint format types demo shots build constraints ci clean
+.PHONY: help setup test test-fast test-heavy test-reliability test-mutation lint format types demo shots build constraints ci clean
 BIN := .venv/bin
 
 help:           ## list these commands
@@ -19,6 +19,11 @@ test-heavy:     ## the long suites: fuzzing, kills, whole training runs
 
 test-reliability:  ## the figures of docs/reliability.md, tried as often as it says (hours)
 	@scripts/test -m "" --long --figures docs/reliability.json tests/reliability tests/test_bad_bundles.py tests/data/test_bad_input.py
+
+test-mutation: setup  ## faults put into the modules that guard data: how many do the tests find? (an hour)
+	$(BIN)/python -m pip install --quiet mutmut==3.8.1
+	CI=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 lint: setup     ## ruff, the import contracts, the manifest
 	$(BIN)/ruff check src tests
@@ -53,4 +58,4 @@ ci:             ## what a change must pass
 	.ci/run
 
 clean:          ## all that was made here, .venv included
-	rm -rf .venv build dist demo-output htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist demo-output htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants

@@ -25,6 +25,8 @@ from m3ae_core.regions import (
     TC,
     WT,
     LabelScheme,
+    Region,
+    convert,
     decode,
     detect_scheme,
     encode,
@@ -102,6 +104,28 @@ def test_a_label_map_can_change_its_scheme(data: st.DataObject) -> None:
         np.testing.assert_array_equal(there == scheme.value(OEDEMA), labels == 2)
 
 
+@pytest.mark.parametrize("target", SCHEMES.values(), ids=SCHEMES)
+@ALL_SCHEMES
+def test_converting_keeps_every_tissue(scheme: LabelScheme, target: LabelScheme) -> None:
+    labels = np.array([[[0, *(scheme.value(tissue) for tissue in COLOURS)]]], np.int16)
+    converted = convert(labels, scheme, target)
+    assert converted.dtype == np.uint8
+    assert converted.tolist() == [[[0, *(target.value(tissue) for tissue in COLOURS)]]]
+
+
+def test_converting_refuses_what_the_scheme_does_not_reach() -> None:
+    with pytest.raises(IndexError):
+        convert(np.array([[[5]]]), BRATS_2021, MSD)
+
+
+def test_a_mask_of_a_tissue_that_is_no_region_tells_nothing() -> None:
+    oedema = Region("ED", frozenset({OEDEMA}))
+    labels = np.array([[[0, 1, 2, 3]]], np.uint8)
+    masks = encode(labels, BRATS_2023, (oedema, ET))
+    assert masks[0].ravel().tolist() == [False, False, True, False]
+    assert decode(masks, BRATS_2023, (oedema, ET)).ravel().tolist() == [0, 0, 0, 3]
+
+
 def test_the_order_of_the_regions_is_free() -> None:
     labels = np.array([[[0, 1, 2, 3]]], np.uint8)
     order = (ET, WT, TC)
@@ -131,6 +155,10 @@ def test_unknown_labels_are_counted(scheme: LabelScheme) -> None:
     with pytest.raises(InputError, match=r"-1 \(1 voxels\), 7 \(4 voxels\)") as caught:
         encode(labels, scheme)
     assert caught.value.code == "labels-unknown"
+    assert caught.value.problem.startswith(f"The label map holds values that scheme {scheme.name} does not")
+    assert (
+        caught.value.fix == f"Allowed are {sorted(scheme.allowed)}; correct the map or name another scheme."
+    )
 
 
 def test_a_scheme_is_not_taken_for_another() -> None:
@@ -153,7 +181,11 @@ def test_everything_below_4_is_ambiguous(values: tuple[int, ...]) -> None:
     with pytest.raises(InputError) as caught:
         detect_scheme(values)
     assert caught.value.code == "scheme-ambiguous"
-    assert all(name in caught.value.fix for name in SCHEMES)
+    assert caught.value.problem == (
+        f"The label values {sorted(set(values) - {0})} are ambiguous: "
+        "releases of BraTS and MSD number the tissues differently."
+    )
+    assert caught.value.fix == "State the label scheme: brats2021, brats2023, msd."
 
 
 def test_numbers_of_numpy_are_shown_as_numbers() -> None:
@@ -166,6 +198,10 @@ def test_values_of_no_scheme(values: tuple[int, ...]) -> None:
     with pytest.raises(InputError) as caught:
         detect_scheme(values)
     assert caught.value.code == "labels-unknown"
+    assert caught.value.problem == f"The label values {sorted(set(values) - {0})} belong to no known scheme."
+    assert caught.value.fix == (
+        "Expected one of brats2021 [0, 1, 2, 4], brats2023 [0, 1, 2, 3], msd [0, 1, 2, 3]."
+    )
 
 
 # --- names -----------------------------------------------------------------------------------------
@@ -174,12 +210,17 @@ def test_values_of_no_scheme(values: tuple[int, ...]) -> None:
 def test_regions_by_name() -> None:
     assert regions_named(["ET", "WT"]) == (ET, WT)
     assert regions_named(name for name in ("WT", "TC", "ET")) == REGIONS
-    with pytest.raises(ConfigError, match=r"'NET'.*WT, TC, ET"):
+    with pytest.raises(ConfigError, match=r"^Unknown region 'NET'. Choose from WT, TC, ET.$") as caught:
         regions_named(["WT", "NET"])
+    assert caught.value.code == "regions"
 
 
 def test_schemes_by_name() -> None:
     for name, scheme in SCHEMES.items():
         assert scheme_named(name) is scheme
-    with pytest.raises(ConfigError, match=r"'brats'.*brats2021"):
+    with pytest.raises(
+        ConfigError, match=r"^Unknown label scheme 'brats'. Choose from brats2021, "
+    ) as caught:
         scheme_named("brats")
+    assert caught.value.code == "scheme"
+    assert caught.value.fix == "Choose from brats2021, brats2023, msd."

@@ -75,6 +75,18 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
     """
     make_folder(folder)
     _set_aside(folder)
+    try:
+        _write(bundle, folder)
+    except BaseException:
+        _put_back(folder)
+        raise
+    for name in (WEIGHTS, SUBSTITUTE):
+        for aside in folder.glob(_aside(name, "?" * 64)):
+            aside.unlink(missing_ok=True)
+    return folder
+
+
+def _write(bundle: Bundle, folder: Path) -> None:
     weights: dict[str, Tensor] = {}
     for prefix, network in (("autoencoder", bundle.autoencoder), ("segmenter", bundle.segmenter)):
         if network is not None:
@@ -90,10 +102,6 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
         "card": bundle.card,
     }
     write_json(folder / "bundle.json", content)
-    for name in (WEIGHTS, SUBSTITUTE):
-        for aside in folder.glob(_aside(name, "?" * 64)):
-            aside.unlink(missing_ok=True)
-    return folder
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -152,6 +160,16 @@ def _set_aside(folder: Path) -> None:
         for name, sha256 in read_card(folder)["sha256"].items():
             with suppress(FileExistsError):  # set aside by a save that was killed
                 (folder / _aside(name, sha256)).hardlink_to(folder / name)
+
+
+def _put_back(folder: Path) -> None:
+    """After a failure: give the old bundle's tensor files their first names again."""
+    with suppress(BundleError, OSError, LookupError, TypeError):
+        for name, sha256 in read_card(folder)["sha256"].items():
+            aside = folder / _aside(name, sha256)
+            with suppress(FileNotFoundError):
+                aside.replace(folder / name)
+                aside.unlink(missing_ok=True)  # two names of one file are not renamed
 
 
 def _stored(folder: Path, name: str, hashes: dict[str, str]) -> Path:

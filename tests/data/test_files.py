@@ -6,11 +6,13 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ import pytest
 
 from m3ae_core.errors import OutputError
 from m3ae_core.files import (
+    append_text,
     atomic_write,
     ensure_writable,
     make_folder,
+    remove_left_over,
     remove_stale,
     sha256,
     write_array,
@@ -93,8 +97,10 @@ def test_an_error_while_writing_keeps_the_old_file(code: int, target: Path) -> N
 
 
 def test_an_error_without_a_number_is_told_too(target: Path) -> None:
-    with pytest.raises(OutputError, match="the cable came off"):
+    with pytest.raises(OutputError, match="the cable came off") as caught:
         atomic_write(target, half_then(OSError("the cable came off")))
+    assert caught.value.problem == "The file could not be written: the cable came off."
+    assert caught.value.fix == "Free some space or choose another folder; nothing was changed."
     assert_untouched(target)
 
 
@@ -148,6 +154,29 @@ def test_content_reaches_the_disk_before_the_rename(target: Path, monkeypatch: p
     monkeypatch.setattr(Path, "replace", watched_replace)
     atomic_write(target, put(NEW))
     assert order == ["sync file", "rename", "sync folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX descriptors")
+def test_the_file_is_synced_by_who_may_write_it_and_closed(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        if not os.fstat(handle).st_mode & 0o040000:
+            assert fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        synced.append(handle)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    atomic_write(target, put(NEW))
+    assert len(synced) == 2
+    for handle in synced:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX folders")
@@ -231,6 +260,50 @@ def test_files_of_running_processes_and_other_computers_stay(
     assert set(target.parent.iterdir()) == {target, kept}
 
 
+def test_the_name_of_a_temporary_file_says_who_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The computer as eight hexadecimal digits, also where its name is not text."""
+    target, seen = tmp_path / "result.nii", list[str]()
+    for name, known in (("scanner-7", b"scanner-7"), ("caf\udce9", b"caf\xed\xb3\xa9")):
+        monkeypatch.setattr(platform, "node", lambda name=name: name)
+        atomic_write(target, lambda temporary: seen.append(temporary.name) or temporary.write_bytes(OLD))
+        who = f"{zlib.crc32(known):08x}-{os.getpid()}-{threading.get_ident()}"
+        assert seen.pop() == f".tmp-{who}-result.nii"
+
+
+@pytest.mark.parametrize("name", ["case[1].nii", "a*.nii", "-.nii"])
+def test_names_are_no_patterns(name: str, target: Path, left: list[Path]) -> None:
+    """What a dead process left of one file is found by that file's name, whatever signs are in it."""
+    odd = target.with_name(name)
+    own = left[0].rename(left[0].with_name(left[0].name.replace(target.name, name)))
+    others = [target.with_name(own.name.removesuffix(name) + other) for other in ("case1.nii", "ab.nii")]
+    for other in others:
+        other.write_bytes(OLD)
+    atomic_write(odd, put(NEW))
+    assert not own.exists()
+    assert all(other.exists() for other in others)
+
+
+def test_other_hidden_files_stay(target: Path, left: list[Path]) -> None:
+    strange = left[0].rename(target.with_name("-".join([*left[0].name.split("-")[:2], "x1", "1", "a.nii"])))
+    remove_stale(target.parent)
+    assert set(target.parent.iterdir()) == {target, strange}
+
+
+def test_where_nobody_writes_every_temporary_file_goes(target: Path, left: list[Path]) -> None:
+    below = target.parent / "run" / "substitute"
+    below.mkdir(parents=True)
+    for name in (f".tmp-00000000-{os.getpid()}-1-a.npy", "kept.tmp-1", ".lock"):
+        (below / name).write_bytes(OLD)
+    remove_left_over(target.parent)
+    assert {path for path in target.parent.rglob("*") if path.is_file()} == {
+        target,
+        below / "kept.tmp-1",
+        below / ".lock",
+    }
+
+
 def test_what_cannot_be_removed_stops_no_write(
     target: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +325,9 @@ def test_what_cannot_be_removed_stops_no_write(
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="gone") as caught:
         ensure_writable(tmp_path / "gone" / "a.nii")
-    assert caught.value.code == "not-writable"
+    assert (caught.value.code, caught.value.path) == ("not-writable", tmp_path / "gone" / "a.nii")
+    assert caught.value.problem == f"The folder {tmp_path / 'gone'} does not exist."
+    assert caught.value.fix == "Create it or choose another one."
     with pytest.raises(OutputError):
         write_text(tmp_path / "gone" / "a.txt", "x")
     assert not list(tmp_path.iterdir())
@@ -260,15 +335,15 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_file_s_place(tmp_path: Path) -> None:
     (tmp_path / "a.nii").mkdir()
-    with pytest.raises(OutputError, match="folder"):
+    with pytest.raises(OutputError, match=r"This is a folder\. Give the name of a file\."):
         atomic_write(tmp_path / "a.nii", put(NEW))
     with pytest.raises(OutputError):
         ensure_writable(Path())
 
 
 def test_a_folder_without_permission(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OutputError, match="not writable"):
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (target.parent, os.W_OK))
+    with pytest.raises(OutputError, match=r"The folder .* is not writable\. Choose another folder\."):
         atomic_write(target, put(NEW))
     monkeypatch.undo()
     assert_untouched(target)
@@ -279,9 +354,21 @@ def test_a_folder_that_cannot_be_made(target: Path) -> None:
     assert made.is_dir()
     assert make_folder(made) == made
     for path in (target, target / "below"):
-        with pytest.raises(OutputError, match="cannot be made") as caught:
+        with pytest.raises(OutputError, match=r"cannot be made: (File exists|Not a directory)\.") as caught:
             make_folder(path)
         assert (caught.value.code, caught.value.path) == ("not-writable", path)
+        assert caught.value.fix == "Choose another one."
+
+
+def test_a_folder_that_cannot_be_made_for_no_stated_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the cable came off")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OutputError, match=r"cannot be made: the cable came off\. Choose another one\."):
+        make_folder(tmp_path / "a")
 
 
 def test_a_name_too_long(tmp_path: Path) -> None:
@@ -302,8 +389,21 @@ def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
     content = {"name": "Ångström → 中文", "values": [1, 2.5, None]}
     path = write_json(tmp_path / "a.json", content)
     assert json.loads(path.read_text("utf-8")) == content
-    assert "中文" in path.read_text("utf-8")
+    assert path.read_text("utf-8") == (
+        '{\n  "name": "Ångström → 中文",\n  "values": [\n    1,\n    2.5,\n    null\n  ]\n}\n'
+    )
     assert write_text(tmp_path / "a.txt", "é\n").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_a_log_grows_by_its_end(target: Path) -> None:
+    log = target.with_name("log.jsonl")
+    for line in ("é\n", "2\n"):
+        append_text(log, line)
+    assert log.read_bytes() == b"\xc3\xa9\n2\n"
+    for path, reason in ((target.parent, "Is a directory"), (target / "a.log", "Not a directory")):
+        with pytest.raises(OutputError, match=f"could not be written: {reason}") as caught:
+            append_text(path, "x")
+        assert (caught.value.code, caught.value.path) == ("write-failed", path)
 
 
 @pytest.mark.parametrize(

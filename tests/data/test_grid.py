@@ -70,6 +70,16 @@ def test_moving_and_cropping_leave_the_original_alone() -> None:
     assert grid.affine[0, 3] == 12.25
 
 
+def test_grids_are_alike_within_a_thousandth_of_a_millimetre_at_every_voxel() -> None:
+    grid = Grid((100, 50, 20), SPACED)
+    assert grid.is_like(grid.moved((0, 0.0009, 0)))
+    assert not grid.is_like(grid.moved((0, 0.0011, 0)))
+    assert not grid.is_like(Grid((100, 50, 21), SPACED))
+    larger = Grid(grid.shape, SPACED @ np.diag([1.0001, 1, 1, 1]))
+    assert not grid.is_like(larger)  # the first voxels agree, the hundredth does not
+    assert Grid((2, 50, 20), SPACED).is_like(Grid((2, 50, 20), larger.affine))
+
+
 # --- whole voxels: exact copies --------------------------------------------------------------------
 
 
@@ -188,6 +198,32 @@ def test_axes_may_get_finer_and_coarser_at_once() -> None:
     )
 
 
+def test_voxels_that_are_a_little_finer_are_not_copied() -> None:
+    """One in a hundred: over two hundred voxels that is two."""
+    data = np.broadcast_to(np.arange(200.0, dtype=np.float32)[:, None, None], (200, 2, 2))
+    source = Grid((200, 2, 2), np.eye(4))
+    for scale in (0.99, 0.9999):
+        moved = resample(data, source, Grid((200, 2, 2), np.diag([scale, 1, 1, 1])))
+        np.testing.assert_allclose(moved[:, 0, 0], scale * np.arange(200), rtol=1e-4)
+
+
+def test_a_part_of_a_voxel_aside_is_not_copied() -> None:
+    data = np.broadcast_to(np.arange(10.0, dtype=np.float32)[None, :, None], (3, 10, 3))
+    source = Grid((3, 10, 3), np.eye(4))
+    moved = resample(data, source, source.moved((0, 0.25, 0)))
+    np.testing.assert_allclose(moved[1, :, 1], [*(np.arange(9) + 0.25), 9 * 0.75], rtol=1e-5)
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+def test_the_result_lies_in_memory_as_the_source_does(axes: tuple[int, ...]) -> None:
+    """Slowest axis first: so nothing is copied on the way, however the file was stored."""
+    data = np.ascontiguousarray(numbers((4, 5, 6)).transpose(axes)).transpose(np.argsort(axes))
+    grid = Grid(data.shape, SPACED)
+    for target in (grid, grid.cropped((1, -1, 0), (4, 5, 6)), grid.moved((0.3, 0.4, 0.5))):
+        there = resample(data, grid, target)
+        assert np.argsort(there.strides)[::-1].tolist() == list(axes)
+
+
 # --- oblique ---------------------------------------------------------------------------------------
 
 
@@ -210,6 +246,18 @@ def test_oblique_grids_keep_the_place_of_a_blob(degrees: float) -> None:
     np.testing.assert_allclose(centroid_mm(there, target), centroid_mm(blob, source), atol=0.2)
     assert there.max() == pytest.approx(1, abs=0.15)
     assert there.sum() == pytest.approx(blob.sum(), rel=0.02)
+
+
+def test_oblique_grids_are_interpolated_linearly_and_zero_outside() -> None:
+    """At every voxel what scipy reads at that place, by a call that knows nothing of affines."""
+    data = numbers((9, 8, 7), np.float32)
+    source, target = Grid(data.shape, SPACED), Grid((10, 11, 12), rotation(30) @ SPACED)
+    index = np.indices(target.shape).reshape(3, -1)
+    place = np.linalg.inv(source.affine) @ target.affine @ np.vstack([index, np.ones(len(index[0]))])
+    expected = ndimage.map_coordinates(data, place[:3], order=1, cval=0).reshape(target.shape)
+    assert (expected == 0).any()
+    assert (expected > 0).any()
+    np.testing.assert_allclose(resample(data, source, target), expected, rtol=1e-4, atol=0.01)
 
 
 def test_a_slight_tilt_counts_once_it_shows() -> None:
@@ -267,6 +315,23 @@ def test_brats_africa_lies_in_another_frame() -> None:
 def test_the_same_field_of_view_under_another_origin(affine: np.ndarray, offset: tuple[float, ...]) -> None:
     placement = locate(Grid(BRATS_SHAPE, affine), LOW, HIGH, TEMPLATE)
     assert (placement.method, placement.offset, placement.inside) == ("field of view", offset, 1)
+
+
+def test_a_field_of_view_is_the_same_within_a_millimetre() -> None:
+    """The brain lies far from the template's world, so that nothing else can place it."""
+    for size, method in ((0.9, "field of view"), (1.1, "brain centre"), (-1.1, "brain centre")):
+        spacing = 1 + size / 240
+        grid = Grid(BRATS_SHAPE, at(5000, 0, 0) @ np.diag([spacing, 1, 1, 1]))
+        assert locate(grid, LOW, HIGH, TEMPLATE).method == method
+
+
+def test_places_are_told_to_the_micrometre() -> None:
+    grid = Grid((200, 200, 100), at(1000.12345678, -1000.98765432, 1e-5))
+    placement = locate(grid, (20, 40, 10), (180, 180, 90), TEMPLATE)
+    assert placement.offset == tuple(round(value, 3) for value in placement.offset)
+    brain = grid.corners((20, 40, 10), (180, 180, 90)).mean(axis=0)
+    centre = Grid.of(TEMPLATE).corners().mean(axis=0)
+    np.testing.assert_allclose(placement.offset, brain - centre, atol=0.00051)
 
 
 def test_anything_else_is_centred_by_its_brain() -> None:

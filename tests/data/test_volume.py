@@ -239,6 +239,97 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     str(caught.value).encode("utf-8")
 
 
+# --- what is said of a file that cannot be read ------------------------------------------------------
+
+
+def said(path: Path, read: Any = read_volume) -> tuple[str, str]:
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert caught.value.path == path
+    return caught.value.problem, caught.value.fix
+
+
+def test_what_is_said_of_things_that_are_no_image(tmp_path: Path) -> None:
+    (tmp_path / "empty.nii").touch()
+    save(tmp_path / "flat.nii", np.full(SHAPE, 7, "i2"))
+    assert said(tmp_path / "gone.nii") == ("There is no such file.", "Check the path.")
+    assert said(tmp_path) == ("This is a folder.", "Choose a .nii or .nii.gz file.")
+    assert said(tmp_path / "empty.nii") == ("The file is empty.", "Copy or download it again.")
+    assert said(tmp_path / "flat.nii") == ("All voxels have the value 7.", "Choose an image with content.")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX files")
+def test_what_is_said_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii")
+    assert said(tmp_path / "a.nii") == ("This is not a regular file.", "Choose a .nii or .nii.gz file.")
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "fix"),
+    [
+        (OSError(5, "Input/output error"), "The file cannot be read (Input/output error).", "Check the path, "),
+        (TimeoutError(), "The file cannot be read (TimeoutError).", "Check the path, the permissions and the"),
+        (MemoryError(), "The memory does not suffice for this image.", "Close other programs or crop"),
+        (KeyError(5), "The file cannot be interpreted (KeyError).", "Save the image again with a program"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_other_failures(
+    error: Exception, problem: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    path = save(tmp_path / "a.nii", voxels())
+    monkeypatch.setattr("m3ae_core.data.volume.read_stream", fail)
+    found = said(path)
+    assert found[0] == problem
+    assert found[1].startswith(fix)
+
+
+def test_what_is_said_of_a_header(tmp_path: Path) -> None:
+    content = bytes(nib.Nifti1Image(voxels(), LPS).to_bytes())
+    path = tmp_path / "a.nii"
+
+    def of(position: int, form: str, *values: float) -> tuple[str, str]:
+        changed = bytearray(content)
+        struct.pack_into(form, changed, position, *values)
+        path.write_bytes(changed)
+        return said(path)
+
+    assert of(112, "<2f", 2, np.inf)[0] == "The intensity scaling is not usable (intercept inf)."
+    problem, fix = of(252, "<2h", 0, 0)
+    assert problem.startswith("The header does not say how the voxels lie in space")
+    assert fix.startswith("Set the orientation")
+    assert (
+        of(280, "<4f", 0, 0, 0, 0)[0]
+        == "The header's sform is not usable: voxels would measure 0 × 1 × 1 mm."
+    )
+    image = nib.Nifti1Image(voxels(), LPS)
+    image.set_qform(LPS, 1)
+    content = bytes(image.to_bytes())
+    assert of(256, "<3f", 0.9, 0.9, 0.9)[0] == "The header's qform is not valid."
+    assert of(80, "<f", 2)[0] == (
+        "The header holds two contradicting geometries: LPS, 1 × 1 × 1 mm, origin (0, 239, 0) (sform) and "
+        "LPS, 2 × 1 × 1 mm, origin (0, 239, 0) (qform)."
+    )
+
+
+def test_what_is_said_of_labels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", voxels("i2") - 1)
+    assert said(path, read_labels)[0] == "The label values reach from -1 to 98; allowed are 0 to 255."
+    assert said(path, read_labels)[1] == "Choose a label map, not an image, or renumber its labels."
+    data = voxels("f4")
+    data[2, 3, 4] += 0.25
+    problem, fix = said(save(path, data), read_labels)
+    value = data[2, 3, 4]
+    assert problem == f"1 label values are not integers, the first is {value:g} at index (2, 3, 4)."
+    assert fix == "Choose a label map, and resample label maps with nearest neighbours only."
+    data[1, 2, 3] = np.nan
+    problem, fix = said(save(path, data))
+    assert problem == "1 voxels are not finite numbers, the first at index (1, 2, 3)."
+    assert fix == "Replace them (for example by 0) or obtain the image again."
+
+
 # --- label maps ------------------------------------------------------------------------------------
 
 
@@ -363,6 +454,20 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
+def test_compressed_labels_say_not_when_they_were_made(tmp_path: Path) -> None:
+    """Nor under which name: gzip's header has room for both."""
+    content = write_labels(tmp_path / "DOE.nii.gz", voxels("u1"), LPS).read_bytes()
+    assert content[:4] == b"\x1f\x8b\x08\0"
+    assert content[4:8] == bytes(4)
+
+
+def test_images_are_written_in_single_precision(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.nii", voxels("f8") + 0.1, LPS)
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), (voxels("f8") + 0.1).astype(np.float32))
+
+
 def test_images_come_back_exactly(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     back = read_volume(write_image(tmp_path / "a.nii.gz", data, LPS))
@@ -384,27 +489,34 @@ def test_images_come_back_exactly(tmp_path: Path) -> None:
 def test_refuses_what_is_no_label_map(labels: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.nii") as caught:
         write_labels(tmp_path / "a.nii", labels, LPS)
-    assert caught.value.code == "labels"
+    assert (caught.value.code, caught.value.path) == ("labels", tmp_path / "a.nii")
+    assert caught.value.problem == "Labels must be integers from 0 to 255."
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "affine",
     [np.full((4, 4), np.nan), np.zeros((4, 4)), np.eye(3), np.diag([1, 1, 1, 2.0]), np.diag([1e9, 1, 1, 1])],
-    ids=["nan", "zero", "3×3", "projective", "huge"],
+    ids=["nan", "zero", "3 x 3", "projective", "huge"],
 )
 def test_refuses_an_affine_that_could_not_be_read_back(affine: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         write_labels(tmp_path / "a.nii", voxels("u1"), affine)
-    assert caught.value.code == "affine"
+    assert (caught.value.code, caught.value.path) == ("affine", tmp_path / "a.nii")
+    assert caught.value.problem == f"This cannot be a volume: {flaw(affine)}."
     assert not list(tmp_path.iterdir())
 
 
 def test_refuses_other_dimensions_and_endings(tmp_path: Path) -> None:
-    for data, name, code in ((voxels("u1")[0], "a.nii", "affine"), (voxels("u1"), "a.mha", "suffix")):
-        with pytest.raises(OutputError) as caught:
+    for data, name, code, said in (
+        (voxels("u1")[0], "a.nii", "affine", "The array has 2 dimensions, not 3"),
+        (voxels("u1")[None], "a.nii", "affine", "The array has 4 dimensions, not 3"),
+        (voxels("u1"), "a.mha", "suffix", "another ending. Use .nii or .nii.gz."),
+        (voxels("u1"), "a.gz", "suffix", "another ending"),
+    ):
+        with pytest.raises(OutputError, match=said) as caught:
             write_labels(tmp_path / name, data, LPS)
-        assert caught.value.code == code
+        assert (caught.value.code, caught.value.path) == (code, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -427,14 +539,42 @@ def test_a_failed_write_leaves_the_old_map(tmp_path: Path, monkeypatch: pytest.M
 # --- affines ---------------------------------------------------------------------------------------
 
 
-def test_flaws_are_told_apart() -> None:
-    shear = np.eye(4)
-    shear[0, 1] = 0.01
-    assert flaw(LPS) == flaw(oblique()) == flaw(np.diag([0.02, 90, 1, 1])) == ""
-    assert "shear" in flaw(shear)
-    assert "mm" in flaw(np.diag([0.001, 1, 1, 1]))
-    assert "not numbers" in flaw(np.full((4, 4), np.inf))
-    assert "origin" in flaw(np.array([[1, 0, 0, 2e5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+def moved(x: float) -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 3] = x
+    return affine
+
+
+def sheared(cosine: float) -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 1] = cosine
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("affine", "said"),
+    [
+        (sheared(0.002), "its axes are not at right angles (shear)"),
+        (np.diag([0.001, 1, 20, 1]), "voxels would measure 0.001 × 1 × 20 mm"),
+        (np.diag([1, 1, 100.5, 1]), "voxels would measure 1 × 1 × 100.5 mm"),
+        (np.full((4, 4), np.inf), "it holds values that are not numbers"),
+        (np.eye(3), "it holds values that are not numbers"),
+        (np.diag([1, 1, 1, 2.0]), "its last row is not (0, 0, 0, 1)"),
+        (moved(2e5), "the image would lie 200 m from the origin"),
+        (moved(-150_500), "the image would lie 150.5 m from the origin"),
+    ],
+)
+def test_flaws_are_told_apart(affine: np.ndarray, said: str) -> None:
+    assert flaw(affine) == said
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [LPS, oblique(), np.diag([0.01, 100, 1, 1]), moved(1e5), moved(-1e5), sheared(0.0009)],
+    ids=["LPS", "oblique", "smallest and largest", "far", "far left", "rounded"],
+)
+def test_the_limits_themselves_are_legal(affine: np.ndarray) -> None:
+    assert flaw(affine) == ""
 
 
 def test_contradictions() -> None:
@@ -457,6 +597,7 @@ def test_the_largest_shift_is_that_of_the_worst_voxel() -> None:
 
 def test_geometry_in_words() -> None:
     assert describe(LPS) == "LPS, 1 × 1 × 1 mm, origin (0, 239, 0)"
+    assert describe(COARSE) == "LPS, 2 × 2 × 2 mm, origin (0.5, 238.5, 0.5)"
     volume = Volume(voxels("f4"), COARSE)
     assert volume.spacing == (2, 2, 2)
     assert volume.shape == SHAPE

@@ -19,7 +19,7 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.weights import load_pickle
-from m3ae_core.training.loop import CHECKPOINT, Task, _batches, cosine, train
+from m3ae_core.training.loop import CHECKPOINT, Task, _batches, _loader, cosine, train
 
 
 class Points:
@@ -88,6 +88,9 @@ def test_what_a_run_says_in_which_order(tmp_path: Path) -> None:
     assert {event.total_steps for event in of(StepDone, events)} == {8}
     assert [event.epoch for event in of(EpochDone, events)] == [1, 2, 3, 4]
     assert [event.epoch for event in of(Saved, events)] == [3, 4]  # the last always
+    assert {event.path for event in of(Saved, events)} == {str(tmp_path / CHECKPOINT)}
+    assert {event.epochs for event in of(EpochDone, events)} == {4}
+    assert all(0 < event.seconds < 60 for event in of(EpochDone, events))
     for epoch, done in enumerate(of(EpochDone, events)):
         steps = of(StepDone, events)[2 * epoch : 2 * epoch + 2]
         assert done.terms["fit"] == pytest.approx(sum(step.terms["fit"] for step in steps) / 2)
@@ -150,12 +153,26 @@ def test_a_batch_that_cannot_be_divided_is_refused(batch: int, world: int, accum
     ) as caught:
         _batches(20, stage(batch_size=batch), place(0, world), accumulate)
     assert caught.value.code == "batch"
+    assert caught.value.fix == "Change batch_size, the number of devices or the accumulation."
 
 
 def test_fewer_cases_than_a_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 training cases are fewer than a batch of 2") as caught:
         list(run(tmp_path, samples=Points(cases=1)))
     assert caught.value.code == "batch"
+    assert caught.value.fix == "Add cases or lower batch_size."
+
+
+def test_as_many_cases_as_a_batch_are_enough() -> None:
+    assert _batches(2, stage(), place(0, 1), 1) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_loader_has_the_workers_asked_for(device: str) -> None:
+    fabric: Any = SimpleNamespace(device=SimpleNamespace(type=device))
+    loader = _loader(Points(), [[4, 2], [1, 0]], fabric, 1)
+    assert (loader.num_workers, loader.pin_memory) == (1, device == "cuda")
+    assert list(loader.batch_sampler) == [[4, 2], [1, 0]]
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -56,6 +56,13 @@ def test_events_pass_through_and_are_written_before(tmp_path: Path) -> None:
     assert lines(tmp_path / "times.jsonl") == [{"epoch": epoch, "seconds": 1.0} for epoch in (1, 2, 3, 4)]
 
 
+def test_a_run_that_was_not_resumed_starts_with_its_first_epoch(tmp_path: Path) -> None:
+    done = EpochDone(1, 4, {"loss": 2.0}, 1.23456)
+    assert list(recorded([StepDone(1, 8, {"loss": 1.0}), done], tmp_path))[1] is done
+    assert lines(tmp_path / "log.jsonl")[0]["epoch"] == 1
+    assert lines(tmp_path / "times.jsonl") == [{"epoch": 1, "seconds": 1.235}]
+
+
 def test_the_log_does_not_know_that_a_run_was_stopped(tmp_path: Path) -> None:
     """Stopped after any event, resumed from any checkpoint before it: the same bytes."""
     whole = events(0)
@@ -85,6 +92,13 @@ def test_rewinding_drops_torn_and_later_lines(tmp_path: Path, torn: str) -> None
     assert not (tmp_path / "none.jsonl").exists()
 
 
+def test_rewinding_goes_on_after_a_line_it_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"epoch": 1, "note": "é"}\ntorn\n{"epoch": 3}\n{"epoch": 2}\n', encoding="utf-8")
+    rewind(path, 2)
+    assert path.read_text("utf-8") == '{"epoch": 1, "note": "é"}\n{"epoch": 2}\n'
+
+
 def test_the_substitute_is_kept_less_and_less_often(tmp_path: Path) -> None:
     image = torch.rand(2, 5, 3, 4)
     steps: list[Event] = [EpochDone(epoch, 250, {"loss": 1.0}, 0.1) for epoch in range(1, 251)]
@@ -106,17 +120,19 @@ def test_tensorboard_gets_the_same_where_it_is(tmp_path: Path, monkeypatch: pyte
             calls.append((name, value, when))
 
         def add_image(self, name: str, image: np.ndarray, when: int, dataformats: str) -> None:
-            calls.append((name, image.shape, when, dataformats))
+            calls.append((name, image.tolist(), when, dataformats))
 
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    list(recorded(events(0, 1), tmp_path, lambda: torch.rand(2, 5, 3, 4)))
+    image = torch.full((2, 5, 1, 2), 7.0)
+    image[:, 2] = torch.tensor([[[-0.5, 0.25]], [[0.75, 1.5]]])
+    list(recorded(events(0, 1), tmp_path, lambda: image))
     assert calls == [
         ("folder", str(tmp_path / "tensorboard")),
         ("step/loss", 1 + 1 / 7, 1),
         ("step/loss", 1 + 2 / 7, 2),
         ("epoch/loss", 1 + 3 / 14, 1),
-        ("substitute", (3, 8), 1, "HW"),
+        ("substitute", [[0, 0.25, 0.75, 1]], 1, "HW"),
         ("dice/WT", 0.1, 1),
     ]

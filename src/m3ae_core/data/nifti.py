@@ -48,7 +48,7 @@ _FETCH = "Download the file itself; this is only a pointer to it."
 _WEB = "Download the file again; the server sent a page instead of the image."
 _FOREIGN = (
     (_GZIP, "a file that was compressed twice", "Decompress it once (gunzip)."),
-    (b"PK\x03\x04", "a zip archive", "Unpack it and choose the .nii or .nii.gz file inside."),
+    (b"pk\x03\x04", "a zip archive", "Unpack it and choose the .nii or .nii.gz file inside."),
     (b"version https://git-lfs", "a Git LFS pointer", _FETCH),
     (b"/annex/objects/", "a git-annex pointer", _FETCH),
     (b"<!doctype html", "a web page", _WEB),
