@@ -82,7 +82,8 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
         raise
     for name in (WEIGHTS, SUBSTITUTE):
         for aside in folder.glob(_aside(name, "?" * 64)):
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # it goes with the next save
+                aside.unlink()
     return folder
 
 
