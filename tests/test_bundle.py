@@ -107,7 +107,7 @@ def test_substitute_of_another_template(folder):
 # --- overwriting ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("written", ["weights.safetensors", "substitute.safetensors", "bundle.json"])
+@pytest.mark.parametrize("written", ["weights.new.safetensors", "substitute.new.safetensors", "bundle.json"])
 def test_the_old_bundle_can_be_loaded_until_the_new_one_is_complete(tmp_path, monkeypatch, written):
     """As after a kill just before each of the three files."""
     old, new = random_bundle(seed=0), random_bundle(seed=1)
@@ -121,7 +121,7 @@ def test_the_old_bundle_can_be_loaded_until_the_new_one_is_complete(tmp_path, mo
     real = {".safetensors": bundles.save_tensors, ".json": bundles.write_json}
     monkeypatch.setattr(bundles, "save_tensors", stops_at)
     monkeypatch.setattr(bundles, "write_json", stops_at)
-    monkeypatch.setattr(bundles, "_put_back", lambda folder: None)  # nobody tidies up after a kill
+    monkeypatch.setattr(bundles, "_settle", lambda folder: None)  # nobody tidies up after a kill
     for _ in range(2):  # a second save that is stopped, too
         with pytest.raises(KeyboardInterrupt):
             save_bundle(new, tmp_path)
@@ -136,3 +136,34 @@ def test_the_old_bundle_can_be_loaded_until_the_new_one_is_complete(tmp_path, mo
         "substitute.safetensors",
         "weights.safetensors",
     ]
+
+
+def test_a_kill_before_the_files_have_their_names_loses_nothing(tmp_path, monkeypatch):
+    """bundle.json speaks of the new bundle already; a further save that is stopped does not take its files away."""
+    save_bundle(random_bundle(seed=0), tmp_path)
+    new = random_bundle(seed=1)
+    with monkeypatch.context() as killed:
+        killed.setattr(bundles, "_settle", lambda folder: None)
+        save_bundle(new, tmp_path)
+    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    monkeypatch.setattr(bundles, "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_bundle(random_bundle(seed=2), tmp_path)
+    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_busy_file_is_renamed_the_second_time(tmp_path, monkeypatch):
+    save_bundle(random_bundle(seed=0), tmp_path)
+    replace, calls = Path.replace, []
+
+    def busy(self, target):
+        calls.append(self.name)
+        if calls.count(self.name) == 1 and ".new." in self.name and not self.name.startswith("."):
+            raise PermissionError
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", busy)
+    save_bundle(random_bundle(seed=1), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert calls.count("weights.new.safetensors") == 2

@@ -7,6 +7,7 @@ SHA-256 of the two tensor files; ``weights.safetensors`` the masked autoencoder 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from m3ae_core import __version__
 from m3ae_core.card import FORMAT, read_card
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError, ConfigError
-from m3ae_core.files import make_folder, write_json
+from m3ae_core.files import make_folder, sha256, write_json
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import load_state, load_tensors, require_fit, save_tensors
 
@@ -65,25 +66,20 @@ class Bundle:
 def save_bundle(bundle: Bundle, folder: Path) -> Path:
     """Write `bundle` into `folder`, made if needed; bundle.json comes last.
 
-    A bundle that is there already can be loaded until that moment, even if the program is killed (where the file system
-    knows hard links).
+    A bundle that is there already can be loaded until that moment, and the new one from then on, even if the program is
+    killed: tensors are written under names of their own and renamed when bundle.json speaks of them.
 
     Raises
     ------
     OutputError
-        If a file cannot be written.
+        If a file cannot be written; an older bundle stays as it was.
     """
     make_folder(folder)
-    _set_aside(folder)
+    _settle(folder)
     try:
         _write(bundle, folder)
-    except BaseException:
-        _put_back(folder)
-        raise
-    for name in (WEIGHTS, SUBSTITUTE):
-        for aside in folder.glob(_aside(name, "?" * 64)):
-            with suppress(OSError):  # it goes with the next save
-                aside.unlink()
+    finally:
+        _settle(folder)
     return folder
 
 
@@ -97,8 +93,8 @@ def _write(bundle: Bundle, folder: Path) -> None:
         "m3ae_core": __version__,
         "model": bundle.config.model_dump(mode="json"),
         "sha256": {
-            WEIGHTS: save_tensors(folder / WEIGHTS, weights),
-            SUBSTITUTE: save_tensors(folder / SUBSTITUTE, {"substitute": bundle.substitute.half()}),
+            WEIGHTS: save_tensors(_fresh(folder, WEIGHTS), weights),
+            SUBSTITUTE: save_tensors(_fresh(folder, SUBSTITUTE), {"substitute": bundle.substitute.half()}),
         },
         "card": bundle.card,
     }
@@ -150,33 +146,31 @@ def load_bundle(folder: Path | str) -> Bundle:
     )
 
 
-def _aside(name: str, sha256: str) -> str:
-    """Return the second name of a tensor file."""
-    return name.replace(".", f"-{sha256[:12]}.", 1)
+def _fresh(folder: Path, name: str) -> Path:
+    """Return where a tensor file lies before bundle.json speaks of it."""
+    return (folder / name).with_suffix(".new.safetensors")
 
 
-def _set_aside(folder: Path) -> None:
-    """Give the tensor files of the bundle in `folder`, if there is one, second names that are not overwritten."""
-    with suppress(BundleError, OSError, LookupError, TypeError):
-        for name, sha256 in read_card(folder)["sha256"].items():
-            with suppress(FileExistsError):  # set aside by a save that was killed
-                (folder / _aside(name, sha256)).hardlink_to(folder / name)
+def _stored(folder: Path, name: str, hashes: Mapping[str, str]) -> Path:
+    """Return the tensor file that bundle.json speaks of by its hash."""
+    fresh = _fresh(folder, name)
+    return fresh if fresh.is_file() and sha256(fresh) == hashes.get(name) else folder / name
 
 
-def _put_back(folder: Path) -> None:
-    """After a failure: give the old bundle's tensor files their first names again."""
-    with suppress(BundleError, OSError, LookupError, TypeError):
-        for name, sha256 in read_card(folder)["sha256"].items():
-            aside = folder / _aside(name, sha256)
-            with suppress(FileNotFoundError):
-                aside.replace(folder / name)
-                aside.unlink(missing_ok=True)  # two names of one file are not renamed
-
-
-def _stored(folder: Path, name: str, hashes: dict[str, str]) -> Path:
-    """Return the tensor file that bundle.json speaks of, which may have been set aside."""
-    aside = folder / _aside(name, hashes[name])
-    return aside if aside.is_file() else folder / name
+def _settle(folder: Path) -> None:
+    """Rename fresh tensor files that bundle.json speaks of, and remove those of a save that was not completed."""
+    try:
+        hashes = read_card(folder)["sha256"]
+    except BundleError:
+        hashes = {}
+    for name in (WEIGHTS, SUBSTITUTE):
+        fresh = _fresh(folder, name)
+        for _ in range(2):  # a busy file may be free a moment later; if not, it is settled by the next save
+            with suppress(OSError):
+                if _stored(folder, name, hashes) == fresh:
+                    fresh.replace(folder / name)
+                else:
+                    fresh.unlink(missing_ok=True)
 
 
 def _network(
