@@ -38,7 +38,7 @@ KEPT = ("released", "our_windows", "our_pass")
 Runs = dict[str, list[dict[str, float]]]
 
 
-def child(name: str, case: Path, threads: int, keep: Path | None) -> None:
+def run_contender(name: str, case: Path, threads: int, keep: Path | None) -> None:
     """Run one contender and print what it took."""
     import torch
 
@@ -179,7 +179,7 @@ def main(
     keep: Path | None = None,
 ) -> None:
     if child:
-        globals()["child"](child, case, threads, keep)
+        run_contender(child, case, threads, keep)
         return
     names = [name for name in (*CONTENDERS, *STARTS) if not only or name in only]
     if not find_spec("nnunetv2") and "nnunet" in names:

@@ -9,7 +9,7 @@ import os
 import platform
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,20 @@ def ensure_writable(path: Path) -> None:
     else:
         return
     raise OutputError(problem, fix, path=path, code="not-writable")
+
+
+def refuse_overwriting(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write over one of the files that are read.
+
+    Raises
+    ------
+    OutputError
+        With code ``over-input``.
+    """
+    if path.exists() and any(other.exists() and path.samefile(other) for other in inputs):
+        raise OutputError(
+            "This is one of the input images.", "Choose another name.", path=path, code="over-input"
+        )
 
 
 def write_text(path: Path, text: str) -> Path:

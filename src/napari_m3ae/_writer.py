@@ -10,6 +10,7 @@ from napari import current_viewer
 from napari.layers import Labels
 
 from m3ae_core.data.volume import write_labels
+from m3ae_core.files import refuse_overwriting
 from napari_m3ae import layers
 
 
@@ -23,6 +24,6 @@ def write_labels_layer(path: str, data: npt.NDArray[Any], keywords: dict[str, An
         written.
     """
     if (viewer := current_viewer()) is not None:
-        layers.refuse_overwriting(viewer.layers, Path(path))
+        refuse_overwriting(Path(path), layers.files_of(viewer.layers))
     volume = layers.to_volume(Labels(data, **keywords))
     return [str(write_labels(path, volume.data, volume.affine))]

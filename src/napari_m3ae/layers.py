@@ -18,7 +18,7 @@ from nibabel.orientations import io_orientation
 
 from m3ae_core.data.case import match_files
 from m3ae_core.data.volume import Volume
-from m3ae_core.errors import InputError, OutputError
+from m3ae_core.errors import InputError
 from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
 from m3ae_core.report.canvas import grey_range
 
@@ -115,20 +115,9 @@ def label_style(meaning: Mapping[int, tuple[str, str]]) -> dict[str, Any]:
     return {"colormap": colormap, "features": {"index": numbers, "name": names}}
 
 
-def refuse_overwriting(layers: Iterable[Layer], path: Path) -> None:
-    """Refuse to write over a file from which one of the images in the viewer was read.
-
-    Raises
-    ------
-    OutputError
-        With code ``over-input``.
-    """
-    for layer in layers:
-        source = facts(layer).get("path")
-        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-            raise OutputError(
-                "This is one of the input images.", "Choose another name.", path=path, code="over-input"
-            )
+def files_of(layers: Iterable[Layer]) -> list[Path]:
+    """Return the files from which the images among `layers` were read."""
+    return [Path(path) for layer in layers if (path := facts(layer).get("path")) is not None]
 
 
 def to_volume(layer: Layer) -> Volume:

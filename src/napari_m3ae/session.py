@@ -23,6 +23,7 @@ from m3ae_core.data.grid import Grid
 from m3ae_core.data.naming import names_disagree
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
+from m3ae_core.files import refuse_overwriting
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.plugins import models
 from napari_m3ae import layers
@@ -256,8 +257,8 @@ class Session:
 
     def show(self, prediction: Prediction, chosen: Chosen) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
-        if chosen.notes:
-            told = tuple(dict.fromkeys((*prediction.warnings, *chosen.notes)))
+        if notes := chosen.notes:
+            told = tuple(dict.fromkeys((*prediction.warnings, *notes)))
             record = {**prediction.provenance, "warnings": list(told)}
             prediction = replace(prediction, warnings=told, provenance=record)
         chosen.known[prediction.subset] = replace(prediction, probabilities={})
@@ -275,7 +276,7 @@ class Session:
         if self.shown is None:
             return False
         try:
-            layers.refuse_overwriting(self.viewer.layers, path)
+            refuse_overwriting(path, layers.files_of(self.viewer.layers))
             save_prediction(self.shown.as_displayed(scheme), path)
         except M3AEError as error:
             show_error(str(error))

@@ -12,7 +12,7 @@ from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.printed import print_reliability
 from m3ae_core.cli.progress import follow, follow_cohort
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
-from m3ae_core.files import ensure_writable, make_folder
+from m3ae_core.files import ensure_writable, make_folder, refuse_overwriting
 
 if TYPE_CHECKING:
     from m3ae_core.inference.predictor import Predictor
@@ -103,11 +103,13 @@ def _predict_case(
 ) -> None:
     from m3ae_core.data.case import CaseFiles, find_case, read_case
     from m3ae_core.data.naming import refuse_names_that_disagree
+    from m3ae_core.data.sidecar import sidecar_of
     from m3ae_core.inference.predictor import save_prediction
     from m3ae_core.regions import scheme_named
 
     modalities = predictor.config.modality_set
-    files = find_case(case, modalities) if case else CaseFiles(_stem(next(iter(given.values()))), given, None)
+    name = sidecar_of(next(iter(given.values()))).stem if given else ""
+    files = find_case(case, modalities) if case else CaseFiles(name, given, None)
     _check_output(output, overwrite, files.images.values())
     if check:
         refuse_names_that_disagree(files.images, modalities)
@@ -169,17 +171,10 @@ def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None
         raise OutputError(
             "Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix"
         )
-    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        raise OutputError(
-            "This is one of the input images.", "Choose another name.", path=output, code="over-input"
-        )
+    refuse_overwriting(output, inputs)
     for path in (output, sidecar_of(output)):
         if path.exists() and not overwrite:
             raise OutputError(
                 "The file exists.", "Choose another name or pass --overwrite.", path=path, code="exists"
             )
         ensure_writable(path)
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")

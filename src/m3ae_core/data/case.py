@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -203,6 +204,20 @@ def scan_cases(
             code="no-case",
         )
     return tuple(cases), unusable
+
+
+def refuse_repeated_names(cases: Iterable[CaseFiles]) -> None:
+    """Refuse cases of which two share a name, since results are kept by name.
+
+    Raises
+    ------
+    InputError
+        With code ``case-repeats``.
+    """
+    counts = Counter(files.name for files in cases)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        problem = f"Two cases are called {repeated[0]}."
+        raise InputError(problem, "Give each case folder a name of its own.", code="case-repeats")
 
 
 def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:

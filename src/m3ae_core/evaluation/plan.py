@@ -16,7 +16,7 @@ import torch
 
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
-from m3ae_core.data.case import CaseFiles
+from m3ae_core.data.case import CaseFiles, refuse_repeated_names
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
 from m3ae_core.evaluation.results import Measurement, Model
@@ -107,13 +107,7 @@ def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
     InputError
         If two cases share a name (``case-repeats``), or one lacks a sequence or its label map (``incomplete-case``).
     """
-    names = [files.name for files in cases]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise InputError(
-            f"Two cases are called {repeated[0]}.",
-            "Give each case folder a name of its own.",
-            code="case-repeats",
-        )
+    refuse_repeated_names(cases)
     for files in cases:
         lacking = [name for name in modalities.names if name not in files.images]
         lacking += ["label map"] if files.labels is None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from m3ae_core.data.case import CaseFiles, read_case
+from m3ae_core.data.case import CaseFiles, read_case, refuse_repeated_names
 from m3ae_core.data.naming import refuse_names_that_disagree
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.errors import InputError, M3AEError, OutputError
+from m3ae_core.errors import M3AEError, OutputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.predictor import Predictor, save_prediction
 from m3ae_core.memory import freed_memory_kept
@@ -74,9 +74,7 @@ class Cohort:
         InputError
             If two cases share a name (``case-repeats``).
         """
-        if repeated := [name for name, count in Counter(files.name for files in cases).items() if count > 1]:
-            problem = f"Two cases are called {repeated[0]}."
-            raise InputError(problem, "Give each case folder a name of its own.", code="case-repeats")
+        refuse_repeated_names(cases)
         total = len(unusable) + len(cases)
         refused = ((name, _failed(error)) for name, error in unusable.items())
         for done, (name, outcome) in enumerate(chain(refused, self._outcomes(cases)), 1):

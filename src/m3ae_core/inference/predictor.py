@@ -26,7 +26,6 @@ from m3ae_core.inference.device import (
     choose_device,
     fast,
     is_out_of_memory,
-    out_of_memory,
     require_memory,
     to_device,
     told_if_out_of_memory,
@@ -217,8 +216,8 @@ class Predictor:
             with fast(self.device, one_shape=self.config.inference.window != "brain"):
                 logits = self.segmenter.predict(to_device(x, self.device)).float().cpu()
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+            if not is_out_of_memory(error) or (self.device.type == "cpu" and len(x) == 1):
+                raise  # there is nothing left to try
             logits = self._forward_with_less(x, fallbacks)
         if not torch.isfinite(logits).all():
             raise BundleError(
@@ -235,8 +234,6 @@ class Predictor:
         if len(x) > 1:
             fallbacks.append("Memory ran out; the windows were computed one at a time.")
             return torch.cat([self._forward(one[None], fallbacks) for one in x])
-        if self.device.type == "cpu":
-            raise out_of_memory("an allocation failed")
         fallbacks.append("The GPU ran out of memory; the CPU took over with the same window.")
         self._use(torch.device("cpu"))
         return self._forward(x, fallbacks)

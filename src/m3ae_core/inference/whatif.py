@@ -116,8 +116,12 @@ def sweep(
     yield Progress("subsets", 0, len(subsets))
     with freed_memory_kept():
         for count, subset in enumerate(subsets, 1):
-            events: Iterable[Progress | Prediction] = [known[subset]] if subset in known else ()
-            for event in events or predictor.run(case.only(*subset.present), scheme, shared):
+            events: Iterable[Progress | Prediction] = (
+                [known[subset]]
+                if subset in known
+                else predictor.run(case.only(*subset.present), scheme, shared)
+            )
+            for event in events:
                 if isinstance(event, Progress):
                     yield replace(event, what=f"subset {count} of {len(subsets)}")
                 else:
