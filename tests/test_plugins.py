@@ -132,10 +132,10 @@ def test_an_outside_backbone_segments_from_a_bundle(tmp_path: Path) -> None:
         f"""
         import json
         from m3ae_core.bundle import load_bundle
-        from m3ae_core.errors import ConfigError
+        from m3ae_core.errors import BundleError
         try:
             load_bundle({str(tmp_path / "bundle")!r})
-        except ConfigError as error:
+        except BundleError as error:
             print(json.dumps([error.code, str(error)]))
         """,
     )

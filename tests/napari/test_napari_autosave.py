@@ -346,7 +346,7 @@ def test_row_offers_restores_and_discards(session, folder, writer, predictor, qt
     assert not part.recovery.isHidden()
     assert part.recovery.words.text().startswith("Unsaved edits of patient, ")
     assert part.timer.isActive()
-    assert part.timer.interval() == 30_000
+    assert part.timer.interval() == 25_000
     part.recovery.restore_button.click()
     assert part.recovery.isHidden()
     assert fresh.shown.layer.name == "recovered edits · patient"

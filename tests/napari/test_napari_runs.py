@@ -178,7 +178,7 @@ def test_what_cannot_be_trained_is_refused_at_once(training, children, changes, 
 def test_the_second_stage_needs_a_folder_of_its_own(training, children):
     bundle = training.output / "bundle"
     bundle.mkdir(parents=True)
-    write_json(bundle / "bundle.json", {"format": 1})
+    write_json(bundle / "bundle.json", {"format": 1, "model": {}, "sha256": {}, "card": {}})
     assert refused(Training("finetune", "demo-2mm", training.cases, training.output, bundle)) == "same-folder"
 
 
