@@ -31,18 +31,26 @@ class GroupNorm(nn.GroupNorm):
         y: Tensor = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-untyped-call]
         return y
 
+    def affine_map(self, sums: Tensor, voxels: int) -> tuple[Tensor, Tensor]:
+        """Return by what each channel is multiplied and what is added then, (C,) each, from an image's `moments`."""
+        mean, inverse = _mean_and_inverse(sums, voxels, self.num_groups, self.eps)
+        scale = inverse * self.weight
+        return scale.float(), (self.bias - mean * scale).float()
+
+
+def moments(slices: Tensor) -> Tensor:
+    """Sum slices (D, N, C) of one image, and their squares, over all N voxels of all D: (2, C) in float64."""
+    squares = torch.bmm(slices.transpose(1, 2), slices).diagonal(dim1=1, dim2=2)
+    return torch.stack([slices.sum(1), squares]).double().sum(1)
+
 
 class _ChannelsLast(torch.autograd.Function):
     """y = w (x - m) / s + b, with mean m and deviation s of each group of channels, over all voxels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        slices = _slices(x)
-        sums = slices.sum(2).double().sum(1)
-        squares = _squares(slices)
-        mean = _group_mean(sums, groups, x)
-        variance = _group_mean(squares, groups, x) - mean.square()
-        inverse = (variance.clamp(min=0) + eps).rsqrt()
+        sums = torch.stack([moments(slices) for slices in _slices(x)], 1)
+        mean, inverse = _mean_and_inverse(sums, x[0, 0].numel(), groups, eps)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.groups = groups
         return torch.addcmul(_channel(bias - mean * inverse * weight), x, _channel(inverse * weight))
@@ -56,8 +64,9 @@ class _ChannelsLast(torch.autograd.Function):
             (g * v).sum(1) for g, v in zip(_slices(grad).unbind(1), _slices(x).unbind(1), strict=True)
         ]
         to_weight = (torch.stack(products, 1).double().sum(1) - mean * to_bias) * inverse
-        by_mean = _group_mean(weight * to_bias, ctx.groups, x)
-        by_scale = _group_mean(weight * to_weight, ctx.groups, x) * inverse
+        voxels = x[0, 0].numel()
+        by_mean = _group_mean(weight * to_bias, voxels, ctx.groups)
+        by_scale = _group_mean(weight * to_weight, voxels, ctx.groups) * inverse
         to_x = torch.addcmul(
             _channel(inverse * (mean * by_scale - by_mean)), grad, _channel(inverse * weight)
         )
@@ -70,19 +79,17 @@ def _slices(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(2, 3)
 
 
-def _squares(slices: Tensor) -> Tensor:
-    """Sum the squares of (B, D, H·W, C) over each sample's voxels: (B, C) in float64."""
-    rows = slices.flatten(0, 1)
-    products = torch.bmm(rows.transpose(1, 2), rows)
-    squares: Tensor = products.diagonal(dim1=1, dim2=2).view(*slices.shape[:2], -1).double().sum(1)
-    return squares
+def _mean_and_inverse(sums: Tensor, voxels: int, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Turn sums of values and squares (2, …, C) into mean and inverse deviation of every group, (…, C) each."""
+    mean, square = _group_mean(sums, voxels, groups)
+    return mean, ((square - mean.square()).clamp(min=0) + eps).rsqrt()
 
 
-def _group_mean(sums: Tensor, groups: int, x: Tensor) -> Tensor:
-    """Turn sums over voxels (B, C) into means over the voxels and channels of each group, one per channel (B, C)."""
-    size = sums.shape[1] // groups
-    means: Tensor = sums.view(-1, groups, size).sum(2) / (size * x[0, 0].numel())
-    return means.repeat_interleave(size, 1)
+def _group_mean(sums: Tensor, voxels: int, groups: int) -> Tensor:
+    """Turn sums over voxels (…, C) into means over the voxels and channels of each group, one per channel (…, C)."""
+    size = sums.shape[-1] // groups
+    means: Tensor = sums.reshape(*sums.shape[:-1], groups, size).sum(-1) / (size * voxels)
+    return means.repeat_interleave(size, -1)
 
 
 def _channel(values: Tensor) -> Tensor:
