@@ -26,6 +26,7 @@ from m3ae_core.files import (
     atomic_write,
     ensure_writable,
     make_folder,
+    refuse_overwriting,
     remove_left_over,
     remove_stale,
     sha256,
@@ -343,8 +344,10 @@ def test_a_folder_in_the_file_s_place(tmp_path: Path) -> None:
 
 def test_a_folder_without_permission(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (target.parent, os.W_OK))
-    with pytest.raises(OutputError, match=r"The folder .* is not writable\. Choose another folder\."):
+    with pytest.raises(OutputError, match=r"is not writable\. Choose another folder\.") as caught:
         atomic_write(target, put(NEW))
+    assert (caught.value.code, caught.value.path) == ("not-writable", target)
+    assert caught.value.problem == f"The folder {target.parent} is not writable."
     monkeypatch.undo()
     assert_untouched(target)
 
@@ -380,6 +383,20 @@ def test_an_ordinary_place_is_writable(target: Path) -> None:
     ensure_writable(target)
     ensure_writable(target.with_name("new.nii"))
     assert_untouched(target)
+
+
+def test_a_file_that_is_read_is_not_written_over(target: Path) -> None:
+    """By whatever name it goes; files that do not exist are nobody's."""
+    other, link = target.with_name("other.nii"), target.with_name("link.nii")
+    other.write_bytes(OLD)
+    link.hardlink_to(target)
+    gone = target.with_name("gone.nii")
+    for path in (target, link, target.parent / "." / target.name):
+        with pytest.raises(OutputError, match=r"one of the input images\. Choose another name\.") as caught:
+            refuse_overwriting(path, [gone, other, target])
+        assert (caught.value.code, caught.value.path) == ("over-input", path)
+        refuse_overwriting(path, [gone, other])
+    refuse_overwriting(gone, [gone, target])
 
 
 # --- text, JSON, sums ------------------------------------------------------------------------------

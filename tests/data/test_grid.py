@@ -344,6 +344,11 @@ def test_anything_else_is_centred_by_its_brain() -> None:
     np.testing.assert_allclose(brain, template, atol=1e-3)
 
 
+def test_a_speck_beside_the_template_is_not_on_it() -> None:
+    placement = locate(Grid((3, 3, 3), at(5000, 0, 0)), (0, 0, 0), (1, 1, 1), TEMPLATE)
+    assert placement.method == "brain centre"
+
+
 def test_a_head_larger_than_the_template_is_inside_in_part() -> None:
     grid = Grid((100, 100, 100), at(5000, 0, 0) @ np.diag([4, 2, 1.5, 1]))
     placement = locate(grid, (0, 0, 0), (100, 100, 100), TEMPLATE)

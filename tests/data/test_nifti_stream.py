@@ -94,6 +94,13 @@ def test_zeros_may_lie_between_two_gzip_members() -> None:
     assert bytes(read_stream(io.BytesIO(packed))[1]) == content
 
 
+def test_a_gzip_header_may_fill_more_than_a_piece() -> None:
+    """It may hold a comment of any length, before the first voxel comes."""
+    packed = gzip.compress(tiny(), mtime=0)
+    commented = packed[:3] + b"\x10" + packed[4:10] + b"c" * CHUNK + b"\0" + packed[10:]
+    assert bytes(read_stream(io.BytesIO(commented))[1]) == tiny()
+
+
 # --- what a header declares ------------------------------------------------------------------------
 
 
@@ -149,9 +156,9 @@ def test_the_largest_image_is_legal() -> None:
             tiny()[:348],
             "The file is incomplete: the header declares 360 bytes and only 348 are there.",
         ),
-        (gzip.compress(tiny())[:-1], "The file is incomplete: the compressed stream breaks off."),
+        (gzip.compress(tiny(), mtime=0)[:-1], "The file is incomplete: the compressed stream breaks off."),
         (
-            changed(-1, b"\xff", gzip.compress(tiny())),
+            changed(-1, b"\xff", gzip.compress(tiny(), mtime=0)),
             "The compressed data are damaged (checksum or coding error).",
         ),
         (changed(344, b"ni1\0"), "This is the header of a two-file image (.hdr with .img)."),

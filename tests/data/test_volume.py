@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import logging
 import os
 import struct
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3ae_core.data.affine import contradict, describe, flaw, largest_shift
-from m3ae_core.data.volume import Volume, read_labels, read_volume, write_image, write_labels
+from m3ae_core.data.volume import Volume, read_labels, read_volume, voxel_sha256, write_image, write_labels
 from m3ae_core.errors import InputError, OutputError
 
 SHAPE = (5, 6, 7)
@@ -105,10 +106,11 @@ def test_agrees_with_nibabel(tmp_path: Path) -> None:
     assert ours.spacing == pytest.approx((1, 0.9, 2.5))
 
 
+@pytest.mark.parametrize("unused", [9, 0])
 @pytest.mark.parametrize("count", range(3, 8))
-def test_trailing_axes_of_length_one_are_dropped(count: int, tmp_path: Path) -> None:
+def test_trailing_axes_of_length_one_are_dropped(count: int, unused: int, tmp_path: Path) -> None:
     content = bytearray(nib.Nifti1Image(voxels(), LPS).to_bytes())
-    struct.pack_into("<8h", content, 40, count, *SHAPE, *[1] * (count - 3), *[9] * (7 - count))
+    struct.pack_into("<8h", content, 40, count, *SHAPE, *[1] * (count - 3), *[unused] * (7 - count))
     (tmp_path / "a.nii").write_bytes(content)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").data, voxels())
 
@@ -330,6 +332,16 @@ def test_what_is_said_of_labels(tmp_path: Path) -> None:
     assert fix == "Replace them (for example by 0) or obtain the image again."
 
 
+def test_voxels_are_known_by_their_bytes_in_the_file(tmp_path: Path) -> None:
+    """So that the sum tells the same image however it lies in memory, and another whatever differs."""
+    path = save(tmp_path / "a.nii", voxels("u1"))
+    expected = hashlib.sha256(path.read_bytes()[352:]).hexdigest()
+    assert read_labels(path).sha256 == expected
+    for order in "CF":
+        assert voxel_sha256(np.array(voxels("u1"), order=order)) == expected
+    assert voxel_sha256(voxels("u1")[::-1]) != expected
+
+
 # --- label maps ------------------------------------------------------------------------------------
 
 
@@ -490,7 +502,7 @@ def test_refuses_what_is_no_label_map(labels: np.ndarray, tmp_path: Path) -> Non
     with pytest.raises(OutputError, match=r"a\.nii") as caught:
         write_labels(tmp_path / "a.nii", labels, LPS)
     assert (caught.value.code, caught.value.path) == ("labels", tmp_path / "a.nii")
-    assert caught.value.problem == "Labels must be integers from 0 to 255."
+    assert str(caught.value).endswith("Labels must be integers from 0 to 255. Renumber them.")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,11 +107,13 @@ def test_the_first_step_by_hand(tmp_path: Path) -> None:
     """Adam's first step moves each weight by the learning rate against its gradient, weight decay included."""
     points = torch.stack([Points()[0], Points()[1]])
     weight = torch.ones(3, requires_grad=True)
-    ((points[:, :3] @ weight - points[:, 3]).square().mean() + 0.01 * weight.square().sum()).backward()
+    fit, size = (points[:, :3] @ weight - points[:, 3]).square().mean(), 0.01 * weight.square().sum()
+    (fit + size).backward()
     task = Line()
     events = run(tmp_path, task)
-    list(islice(events, 2))
+    step = list(islice(events, 2))[1]
     events.close()
+    assert step == StepDone(1, 8, pytest.approx({"fit": fit.item(), "size": size.item()}))
     gradient = weight.grad + 0.1 * weight.detach()
     torch.testing.assert_close(task.weight.detach(), 1 - 0.1 * gradient.sign(), atol=1e-5, rtol=0)
 
@@ -191,6 +194,33 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path, parts: int) -
     for a, b in zip(one, other, strict=True):
         assert a.terms == pytest.approx(b.terms, abs=1e-6)
     torch.testing.assert_close(tasks[0].weight, tasks[1].weight, atol=1e-6, rtol=0)
+
+
+def test_processes_exchange_gradients_with_a_batch_s_last_part_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+    fabric = Fabric(accelerator="cpu", devices=1)
+    monkeypatch.setattr(fabric, "no_backward_sync", lambda model: held.append(model) or nullcontext())
+    for parts in (1, 2):
+        events = run(tmp_path, fabric=fabric, hardware=Hardware(accumulate=parts, workers=0))
+        list(islice(events, 2))  # one step
+        assert len(held) == parts - 1
+
+
+def test_what_a_step_reports_is_the_mean_over_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    def reduced(terms: Tensor, reduce_op: str) -> Tensor:
+        """As if another process had found nothing."""
+        return terms / 2 if reduce_op == "mean" else terms
+
+    alone = list(islice(run(tmp_path), 2))[1]
+    monkeypatch.setattr(fabric, "all_reduce", reduced)
+    together = list(islice(run(tmp_path, fabric=fabric), 2))[1]
+    assert together.terms == pytest.approx({name: term / 2 for name, term in alone.terms.items()})
 
 
 # --- resuming --------------------------------------------------------------------------------------
