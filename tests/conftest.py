@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("viewer"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
+    """Compute in float32 on processors that are faster in bfloat16 too: what tests compare is the same everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("m3ae_core.inference.device.cpu_has_bfloat16", lambda: False)
+        yield
 
 
 def pytest_unconfigure() -> None:

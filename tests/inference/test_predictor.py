@@ -21,6 +21,7 @@ from m3ae_core.evaluation.metrics import compare_files
 from m3ae_core.events import Progress
 from m3ae_core.inference import device as devices
 from m3ae_core.inference import predictor as predictors
+from m3ae_core.inference.device import cpu_has_bfloat16
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
 from m3ae_core.modalities import BRATS
 from m3ae_core.model.windows import Extent, fill_extent
@@ -273,7 +274,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(case, monkeypatch):
 
 @pytest.mark.parametrize(("native", "name"), [(True, "bfloat16"), (False, "float32")])
 def test_the_arithmetic_is_the_devices_and_is_told(case, monkeypatch, native, name):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: native, raising=False)
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: native)
     predictor = Predictor(random_bundle(), "cpu")
     seen = []
     predictor.segmenter.backbone.down[0].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
@@ -282,10 +283,29 @@ def test_the_arithmetic_is_the_devices_and_is_told(case, monkeypatch, native, na
     assert prediction.provenance["device"]["precision"] == name
 
 
+def test_float32_can_be_asked_for_where_the_device_is_faster_otherwise(case, monkeypatch):
+    bundle = random_bundle()
+    expected = Predictor(bundle, "cpu").predict(case)
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    prediction = Predictor(bundle, "cpu", exact=True).predict(case)
+    assert prediction.provenance["device"]["precision"] == "float32"
+    np.testing.assert_array_equal(prediction.labels, expected.labels)
+
+
+@pytest.mark.parametrize("unit", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_either_unit_of_a_cpu_computes_in_bfloat16(monkeypatch, unit):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not cpu_has_bfloat16()
+    monkeypatch.setattr(torch.cpu, unit, lambda: True, raising=False)
+    assert cpu_has_bfloat16()
+
+
 def test_half_the_digits_give_nearly_the_same_labels(case, monkeypatch):
-    """bfloat16, emulated here, is what a CPU with matrix units and most GPUs will compute."""
+    """bfloat16, emulated where the CPU lacks it, is what most GPUs will compute."""
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
     whole = Predictor(random_bundle(), "cpu").predict(case)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
     half = Predictor(random_bundle(), "cpu").predict(case)
     assert 0.9 < (whole.labels == half.labels).mean() < 1
     assert half.labels.any()
@@ -302,7 +322,7 @@ def test_cuda_tries_algorithms_out_only_for_windows_of_one_shape(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     found = {}
     for one_shape in (True, False):
-        with devices.fast(torch.device("cuda"), one_shape):
+        with devices.fast(torch.device("cuda"), torch.bfloat16, one_shape):
             found[one_shape] = (torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cuda"))
     assert found == {True: (True, True), False: (False, True)}
 

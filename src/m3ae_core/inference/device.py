@@ -30,20 +30,23 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """Return the arithmetic of the network: bfloat16 where the device computes it natively, on other GPUs float16.
-
-    A CPU counts if it has matrix units for it (AMX); elsewhere bfloat16 is emulated, and slower than float32.
-    """
+    """Return the arithmetic of the network: bfloat16 where the device computes it natively, on other GPUs float16."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return torch.bfloat16 if device.type == "cpu" and has_amx and has_amx() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 (AMX, AVX512-BF16); elsewhere that is emulated, slower than float32."""
+    found = (
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return any(is_supported() for is_supported in found if is_supported)
 
 
 @contextmanager
-def fast(device: torch.device, one_shape: bool) -> Iterator[None]:
-    """Compute in mixed :func:`precision`; CUDA tries its algorithms out if all windows have `one_shape`."""
-    dtype = precision(device)
+def fast(device: torch.device, dtype: torch.dtype, one_shape: bool) -> Iterator[None]:
+    """Compute in `dtype` what bears it; CUDA tries its algorithms out if all windows have `one_shape`."""
     with (
         torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext(),
         torch.backends.cudnn.flags(benchmark=True) if one_shape and device.type == "cuda" else nullcontext(),

@@ -26,6 +26,7 @@ from m3ae_core.inference.device import (
     choose_device,
     fast,
     is_out_of_memory,
+    precision,
     require_memory,
     to_device,
     told_if_out_of_memory,
@@ -83,6 +84,9 @@ class Predictor:
         another answer, and a warning.
     compiled
         Compile the backbone with torch.compile; worth it for many cases on a GPU.
+    exact
+        Compute in float32 even where the device computes faster in another
+        :func:`~m3ae_core.inference.device.precision`.
 
     Raises
     ------
@@ -93,7 +97,13 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Bundle, device: str = "auto", *, window: Window | None = None, compiled: bool = False
+        self,
+        bundle: Bundle,
+        device: str = "auto",
+        *,
+        window: Window | None = None,
+        compiled: bool = False,
+        exact: bool = False,
     ) -> None:
         if bundle.segmenter is None:
             raise BundleError(
@@ -107,6 +117,7 @@ class Predictor:
         if compiled:
             self.segmenter.backbone.compile()
         self.substitute = SubstituteImage.fixed(bundle.substitute)
+        self.exact = exact
         self._use(choose_device(device))
 
     def predict(
@@ -197,6 +208,7 @@ class Predictor:
             scheme,
             labels,
             device=self.device,
+            precision=self.precision,
             fallbacks=fallbacks,
             warnings=warnings,
             checked=checked,
@@ -205,6 +217,7 @@ class Predictor:
 
     def _use(self, device: torch.device) -> None:
         self.device = device
+        self.precision = torch.float32 if self.exact else precision(device)
         self.segmenter.to(device)
 
     @torch.no_grad()
@@ -213,7 +226,7 @@ class Predictor:
         if self.device.type == "cpu":
             require_memory(x[:, 0].numel(), self.config.network.base_channels)
         try:
-            with fast(self.device, one_shape=self.config.inference.window != "brain"):
+            with fast(self.device, self.precision, one_shape=self.config.inference.window != "brain"):
                 logits = self.segmenter.predict(to_device(x, self.device)).float().cpu()
         except RuntimeError as error:
             if not is_out_of_memory(error) or (self.device.type == "cpu" and len(x) == 1):

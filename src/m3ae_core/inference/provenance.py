@@ -17,7 +17,6 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.config import ModelConfig
 from m3ae_core.data.case import Case
 from m3ae_core.data.preprocess import StandardCase
-from m3ae_core.inference.device import precision
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import LabelScheme
 
@@ -33,6 +32,7 @@ def describe(
     labels: npt.NDArray[np.uint8],
     *,
     device: torch.device,
+    precision: torch.dtype,
     fallbacks: Sequence[str],
     warnings: Sequence[str],
     checked: bool,
@@ -68,7 +68,7 @@ def describe(
         "device": {
             "name": str(device),
             "threads": torch.get_num_threads(),
-            "precision": str(precision(device)).removeprefix("torch."),
+            "precision": str(precision).removeprefix("torch."),
             "fallbacks": list(fallbacks),
         },
         "warnings": list(warnings),

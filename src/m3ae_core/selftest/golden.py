@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 #: What the shipped model says of the built-in case from SEQUENCES; the record beside it says which model that is.
 GOLDEN = Path(__file__).parents[1] / "assets" / "golden.nii.gz"
 SEQUENCES = ("FLAIR", "T2")
-#: Least Dice of every region with the golden mask. Other kernels and numbers of threads changed no voxel where tried.
-LEAST_DICE = 0.999
+#: Least Dice of every region with the golden mask. In float32, other kernels and numbers of threads changed no voxel
+#: where tried; with half the digits, 0.9964 (bfloat16, 335 of 89,611 voxels) and 0.9998 (float16, 33) were left.
+LEAST_DICE, LEAST_DICE_IN_HALF = 0.999, 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def write_golden() -> Path:
     from m3ae_core.inference.predictor import Predictor
 
     case = _case()
-    labels = Predictor(load_bundle(builtin_bundle()), "cpu").predict(case, BRATS_2023).labels
+    labels = Predictor(load_bundle(builtin_bundle()), "cpu", exact=True).predict(case, BRATS_2023).labels
     record = {
         "sha256": read_card(builtin_bundle())["sha256"],
         "case": case.name,
@@ -120,7 +121,8 @@ def _compared(run: Run) -> Check:
     golden, found = read_labels(GOLDEN).data, run.prediction.labels
     differ, dice = np.count_nonzero(golden != found), dice_by_region(found, golden, BRATS_2023)
     said = f"{differ} voxels differ from its golden mask, which marks {np.count_nonzero(golden)}"
-    if min(dice.values()) >= LEAST_DICE:
+    exact = run.prediction.provenance["device"]["precision"] == "float32"
+    if min(dice.values()) >= (LEAST_DICE if exact else LEAST_DICE_IN_HALF):
         return Check("model", True, f"{name} is intact and computes what it should: {said}.")
     return Check("model", False, f"{name} does not compute what it should: {said} ({told(dice)}).", REINSTALL)
 
