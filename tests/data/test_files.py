@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -402,6 +403,13 @@ def test_a_file_that_is_read_is_not_written_over(target: Path) -> None:
 # --- text, JSON, sums ------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["UTF-8", "latin-1"])
+def computer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computers of another own encoding, as those with Windows."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or request.param)
+
+
+@pytest.mark.usefixtures("computer")
 def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
     content = {"name": "Ångström → 中文", "values": [1, 2.5, None]}
     path = write_json(tmp_path / "a.json", content)
@@ -412,6 +420,7 @@ def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
     assert write_text(tmp_path / "a.txt", "é\n").read_bytes() == b"\xc3\xa9\n"
 
 
+@pytest.mark.usefixtures("computer")
 def test_a_log_grows_by_its_end(target: Path) -> None:
     log = target.with_name("log.jsonl")
     for line in ("é\n", "2\n"):

@@ -175,6 +175,14 @@ def test_coarser_voxels_that_cut_through_blocks_weigh_by_cover() -> None:
     np.testing.assert_allclose(moved.ravel(), [(4 + 8 + 1) / 2.5, (1 + 6 + 10) / 2.5], rtol=1e-6)
 
 
+def test_voxels_a_half_coarser_weigh_by_cover_too() -> None:
+    """Where linear interpolation between two neighbours would be something else."""
+    data = np.array([4.0, 8.0, 2.0]).reshape(1, 3, 1)
+    target = Grid((1, 2, 1), np.diag([1, 1.5, 1, 1]) + np.array([[0] * 4, [0, 0, 0, 0.25], *[[0] * 4] * 2]))
+    moved = resample(data, Grid((1, 3, 1), np.eye(4)), target)
+    np.testing.assert_allclose(moved.ravel(), [(4 + 4) / 1.5, (4 + 2) / 1.5], rtol=1e-6)
+
+
 def test_finer_voxels_are_linear() -> None:
     """At the places scipy's own linear interpolation gives the same, and the mean of the blocks stays."""
     fine = Grid((12, 8, 10), SPACED)

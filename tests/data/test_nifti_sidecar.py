@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def test_where_it_lies(name: str, sidecar: str, tmp_path: Path) -> None:
     assert sidecar_of(tmp_path / name) == tmp_path / sidecar
 
 
-def test_it_names_the_scheme(tmp_path: Path) -> None:
+def test_it_names_the_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a computer whose own encoding is another."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
     assert saved_scheme(beside(tmp_path, {"labels": {"scheme": "msd"}})) is MSD
     named = beside(tmp_path, {"labels": {"scheme": "brats2023", "note": "Ödem"}})
     assert saved_scheme(named) is BRATS_2023

@@ -152,6 +152,7 @@ def test_the_largest_image_is_legal() -> None:
         ),
         (tiny()[:347], "The file is incomplete: it ends within the header."),
         (tiny()[:345], "The file is incomplete: it ends within the header."),
+        (tiny(nib.Nifti2Image)[:539], "The file is incomplete: it ends within the header."),
         (
             tiny()[:348],
             "The file is incomplete: the header declares 360 bytes and only 348 are there.",

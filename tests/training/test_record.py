@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -92,7 +93,10 @@ def test_rewinding_drops_torn_and_later_lines(tmp_path: Path, torn: str) -> None
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_rewinding_goes_on_after_a_line_it_cannot_read(tmp_path: Path) -> None:
+def test_rewinding_goes_on_after_a_line_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")  # the computer's own
     path = tmp_path / "log.jsonl"
     path.write_text('{"epoch": 1, "note": "é"}\ntorn\n{"epoch": 3}\n{"epoch": 2}\n', encoding="utf-8")
     rewind(path, 2)
