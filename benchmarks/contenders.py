@@ -29,6 +29,7 @@ from m3ae_core.inference.cohort import Cohort
 from m3ae_core.inference.predictor import Predictor, save_prediction
 from m3ae_core.inference.whatif import SubsetDone, sweep
 from m3ae_core.memory import freed_memory_kept
+from m3ae_core.model import slabs
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.norm import GroupNorm
 from m3ae_core.model.substitute import SubstituteImage
@@ -160,16 +161,32 @@ def our_pass(folder: Path) -> Timed:
 
 def our_next_pass(folder: Path) -> Timed:
     """The same for the fourth case of a cohort: the memory is there already."""
-    run = our_pass(folder)
-    stack = ExitStack()
+    run, stack = our_pass(folder), ExitStack()
     stack.enter_context(freed_memory_kept())
     for _ in range(3):
         run()
     return run
 
 
+def our_half_pass(folder: Path) -> Timed:
+    """The same in bfloat16, as `m3ae predict` computes where the processor does."""
+    run, stack = our_pass(folder), ExitStack()
+    stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+    stack.enter_context(freed_memory_kept())
+    for _ in range(3):
+        run()
+    return run
+
+
+def our_pass_without_winograd(folder: Path) -> Timed:
+    """One pass with every multiplication of its convolutions."""
+    slabs.suit = lambda _: False
+    return whole_case(folder, ONE_PASS)
+
+
 def our_pass_without_allocator(folder: Path) -> Timed:
-    """The same with glibc's own memory settings."""
+    """That with glibc's own memory settings."""
+    slabs.suit = lambda _: False
     return whole_case(folder, ONE_PASS, keep=False)
 
 
@@ -346,8 +363,10 @@ CONTENDERS: dict[str, Callable[[Path], Timed]] = {
         our_windows,
         plain_pass,
         our_pass_without_allocator,
+        our_pass_without_winograd,
         our_pass,
         our_next_pass,
+        our_half_pass,
         released_end_to_end,
         end_to_end,
         end_to_end_checked,

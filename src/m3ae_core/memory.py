@@ -13,9 +13,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: glibc's mallopt parameters (malloc.h): what keeps freed blocks, and the defaults.
+#: glibc's mallopt parameters (malloc.h): what keeps freed blocks (-1: however large), and the defaults.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 << 20}
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 64 << 20}
 _DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10}
 
 #: Bytes of the largest tensor for which keeping pays in training: beyond, holes in the heap cost half as much memory
