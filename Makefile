@@ -20,10 +20,9 @@ test-heavy:     ## the long suites: fuzzing, kills, whole training runs
 test-reliability:  ## the figures of docs/reliability.md, tried as often as it says (hours)
 	@scripts/test -m "" --long --figures docs/reliability.json tests/reliability tests/test_bad_bundles.py tests/data/test_bad_input.py
 
-test-mutation: setup  ## faults put into the modules that guard data: how many do the tests find? (an hour)
+test-mutation: setup  ## faults put into the modules that guard data: how many do the tests find? (half an hour)
 	$(BIN)/python -m pip install --quiet mutmut==3.8.1
-	CI=1 $(BIN)/mutmut run
-	$(BIN)/mutmut results
+	$(BIN)/python tests/reliability/mutation.py
 
 lint: setup     ## ruff, the import contracts, the manifest
 	$(BIN)/ruff check src tests

@@ -16,7 +16,7 @@ from m3ae_core.regions import BRATS_2023, MSD
 def beside(folder: Path, content: Any) -> Path:
     """A label file's path, with a sidecar of this content."""
     path = folder / "seg.nii.gz"
-    text = content if isinstance(content, str) else json.dumps(content)
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     (folder / "seg.json").write_text(text, encoding="utf-8")
     return path
 
