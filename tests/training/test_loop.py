@@ -103,18 +103,20 @@ def test_cases_that_fill_no_batch_wait_for_another_epoch(tmp_path: Path) -> None
     assert samples.asked == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18]
 
 
-def test_the_first_step_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0.1, 50])
+def test_the_first_step_by_hand(tmp_path: Path, decay: float) -> None:
     """Adam's first step moves each weight by the learning rate against its gradient, weight decay included."""
     points = torch.stack([Points()[0], Points()[1]])
     weight = torch.ones(3, requires_grad=True)
     fit, size = (points[:, :3] @ weight - points[:, 3]).square().mean(), 0.01 * weight.square().sum()
     (fit + size).backward()
     task = Line()
-    events = run(tmp_path, task)
+    events = run(tmp_path, task, stage=stage(weight_decay=decay))
     step = list(islice(events, 2))[1]
     events.close()
     assert step == StepDone(1, 8, pytest.approx({"fit": fit.item(), "size": size.item()}))
-    gradient = weight.grad + 0.1 * weight.detach()
+    gradient = weight.grad + decay * weight.detach()
+    assert (weight.grad < 0).any(), "else decay, however strong, would change no direction"
     torch.testing.assert_close(task.weight.detach(), 1 - 0.1 * gradient.sign(), atol=1e-5, rtol=0)
 
 
