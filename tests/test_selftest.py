@@ -101,7 +101,9 @@ def test_healthy_installation_passes_and_leaves_nothing(tmp_path):
     assert [check.name for check in found] == NAMES
     assert all(check.ok and not check.fix for check in found), found
     assert re.search(r": \d{1,2} voxels differ", found[0].detail)
-    assert re.search(r"The CPU will be used with \d+ threads\. A case takes about \d+\.\d s", found[1].detail)
+    assert re.search(
+        r"The CPU will be used with \d+ threads, in float32\. A case takes about \d+\.\d s", found[1].detail
+    )
     assert f"Of {KILLS} killed writes" in found[2].detail
     assert any(isinstance(event, Progress) for event in events)
     assert listing(tmp_path) == before

@@ -31,13 +31,16 @@ def check_device(name: str, reference: Run | None) -> Iterator[Progress | Check]
 def _tried(name: str, reference: Run | None) -> Generator[Progress, None, Check]:
     import torch
 
-    from m3ae_core.inference.device import choose_device
+    from m3ae_core.inference.device import choose_device, precision
 
     device = choose_device(name)
     if device.type == "cpu":
         why = "" if name == "cpu" else f" ({_why_no_cuda(torch.version.cuda)})"
         told_time = "" if reference is None else f" {_takes(reference)}"
-        said = f"The CPU will be used with {torch.get_num_threads()} threads{why}.{told_time}"
+        arithmetic = str(precision(device)).removeprefix("torch.")
+        said = (
+            f"The CPU will be used with {torch.get_num_threads()} threads, in {arithmetic}{why}.{told_time}"
+        )
         return Check("device", True, said)
     gpu = torch.cuda.get_device_name(device)
     if reference is None:
