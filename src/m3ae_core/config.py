@@ -46,6 +46,10 @@ SRI24_AFFINE: Affine = (
 )
 
 
+#: The percentiles 1 and 99 of a brain lie this many standard deviations apart (5.1 to 5.5 in the training cases).
+ZSCORE_SPAN = 5.3
+
+
 class Frozen(BaseModel):
     """Base of all settings: immutable, and unknown names are refused."""
 
@@ -109,6 +113,11 @@ class PreprocessConfig(Frozen):
     percentiles: tuple[float, float] = (1.0, 99.0)
     foreground: Literal["nonzero", "positive"] = "nonzero"
     scale: Literal["minmax", "zscore"] = "minmax"
+
+    @property
+    def span(self) -> float:
+        """The paper's intensity range [0, 1] in units of this scale."""
+        return {"minmax": 1.0, "zscore": ZSCORE_SPAN}[self.scale]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -208,19 +217,22 @@ class SubstituteConfig(Frozen):
     """The substitute image x_sub (Eqns. 1 and 3): what it is, γ, its own learning rate, and its Gaussian start.
 
     `kind` is ``learned`` (by model inversion), or one that stays as it is: ``zero``, or the ``mean`` of the training
-    images (Table 3, rows c and d).
+    images (Table 3, rows c and d). `regulariser` is the ``mean-square`` of its voxels, which pulls alike on every grid,
+    or the ``norm`` of the released code. The start is weak: what a short training leaves of it is all that it shows.
     """
 
     kind: Literal["learned", "zero", "mean"] = "learned"
+    regulariser: Literal["mean-square", "norm"] = "mean-square"
     gamma: float = Field(0.005, ge=0)
     learning_rate: float = Field(0.005, gt=0)
-    init_std: float = Field(1.0, ge=0)
+    init_std: float = Field(0.01, ge=0)
 
 
 class AugmentConfig(Frozen):
     """Random intensity scale and shift per modality, and flips along each axis ("Implementation").
 
-    `flip` is the probability along each of the axes (D, H, W).
+    `flip` is the probability along each of the axes (D, H, W). `shift` is in the paper's units: shares of the range
+    between an image's darkest and brightest percentile.
     """
 
     flip: tuple[Share, Share, Share] = (0.5, 0.5, 0.5)

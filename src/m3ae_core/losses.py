@@ -9,29 +9,27 @@ from torch import Tensor
 from m3ae_core.model.heads import ScaledLogits
 
 
-def reconstruction_loss(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """L_mse of Eqns. 1 and 3: mean squared error over all voxels and modalities, masked and visible."""
-    return F.mse_loss(reconstruction, x)
+def reconstruction_loss(x: Tensor, reconstruction: Tensor, exists: Tensor) -> Tensor:
+    """L_mse of Eqns. 1 and 3: mean squared error over all voxels, masked and visible, of the modalities that exist.
 
-
-def substitute_regulariser(image: Tensor) -> Tensor:
-    """R(x_sub) of Eqns. 1 and 3: Frobenius norm of x_sub (N, D, H, W) minus each modality's spatial mean.
-
-    The paper says "a small amount of L2 regularization" without fixing the norm. The literal sum of squares would
-    outweigh the reconstruction loss by four orders of magnitude and erase x_sub; this is the released code's form.
+    `exists` (B, N) is True where a modality of `x` (B, N, D, H, W) was acquired; what was not is no target.
     """
+    if exists.all():
+        return F.mse_loss(reconstruction, x)
+    return F.mse_loss(reconstruction[exists], x[exists])
+
+
+def substitute_regulariser(image: Tensor, form: str = "mean-square") -> Tensor:
+    """R(x_sub) of Eqns. 1 and 3, of x_sub (N, D, H, W).
+
+    The paper says "a small amount of L2 regularization" without fixing the norm. A sum of squares outweighs the
+    reconstruction loss by four orders of magnitude and erases x_sub; ``mean-square`` pulls alike on every grid.
+    ``norm`` is the released code's: the Frobenius norm of x_sub minus each modality's spatial mean.
+    """
+    if form == "mean-square":
+        return image.square().mean()
     norm: Tensor = torch.linalg.vector_norm(image - image.mean(dim=(-3, -2, -1), keepdim=True))
     return norm
-
-
-def pretraining_loss(
-    x: Tensor, reconstruction: Tensor, substitute: Tensor, gamma: float
-) -> dict[str, Tensor]:
-    """Eqn. 3: reconstruction loss plus γ times the regulariser of the substitute. Returns the two weighted terms."""
-    return {
-        "reconstruction": reconstruction_loss(x, reconstruction),
-        "regulariser": gamma * substitute_regulariser(substitute),
-    }
 
 
 def consistency_loss(f0: Tensor, f1: Tensor) -> Tensor:

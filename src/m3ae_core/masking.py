@@ -33,20 +33,33 @@ def drop_modalities(
     return dropped
 
 
-def two_situations(rng: np.random.Generator, count: int, config: FinetuneConfig) -> BoolArray:
+def two_situations(rng: np.random.Generator, exists: BoolArray, config: FinetuneConfig) -> BoolArray:
     """Draw the two missing-modality situations x_0 and x_1 of Eqn. 2. Returns (2, N), True = dropped.
 
-    The paper asks for two *different* situations; `allow_identical_pair` draws them independently, as the released
+    Situations are drawn among the modalities that were acquired, `exists` (N,). The paper asks for two *different*
+    ones, which a case of one modality does not have; `allow_identical_pair` draws them independently, as the released
     code does.
     """
+    uniform = config.situations == "uniform"
 
     def draw() -> BoolArray:
-        return drop_modalities(rng, count, config.max_dropped, uniform=config.situations == "uniform")
+        return _drop_existing(rng, exists, config.max_dropped, uniform=uniform)
 
     first, second = draw(), draw()
-    while not config.allow_identical_pair and (first == second).all():
+    while exists.sum() > 1 and not config.allow_identical_pair and (first == second).all():
         second = draw()
     return np.stack([first, second])
+
+
+def _drop_existing(
+    rng: np.random.Generator, exists: BoolArray, max_dropped: int | None, *, uniform: bool = False
+) -> BoolArray:
+    """Return what does not exist and a draw of what does, (N,); one modality always stays."""
+    count = int(exists.sum())
+    limit = count - 1 if max_dropped is None else min(max_dropped, count - 1)
+    dropped = ~exists
+    dropped[exists] = drop_modalities(rng, count, limit, uniform=uniform)
+    return dropped
 
 
 def mask_patches(rng: np.random.Generator, dropped: BoolArray, tokens: Shape, ratio: float) -> BoolArray:
@@ -84,13 +97,16 @@ def mask_patches(rng: np.random.Generator, dropped: BoolArray, tokens: Shape, ra
     return masked
 
 
-def sample_mask(rng: np.random.Generator, modalities: int, crop: Shape, config: MaskingConfig) -> BoolArray:
-    """Draw the mask of one pretraining sample: modality dropout, then patches. Returns (N, d, h, w) patches."""
-    dropped = drop_modalities(rng, modalities, config.max_dropped)
+def sample_mask(rng: np.random.Generator, exists: BoolArray, crop: Shape, config: MaskingConfig) -> BoolArray:
+    """Draw the mask of one pretraining sample: modality dropout, then patches. Returns (N, d, h, w) patches.
+
+    What was not acquired (False in `exists`, (N,)) is masked whatever is drawn, and counts towards the ratio.
+    """
+    dropped = _drop_existing(rng, exists, config.max_dropped)
     tokens: Shape = (crop[0] // config.patch, crop[1] // config.patch, crop[2] // config.patch)
     if not config.patches:
-        return np.broadcast_to(dropped[:, None, None, None], (modalities, *tokens)).copy()
-    return mask_patches(rng, dropped, tokens, config.ratio)
+        return np.broadcast_to(dropped[:, None, None, None], (len(exists), *tokens)).copy()
+    return mask_patches(rng, dropped, tokens, max(config.ratio, float(dropped.mean())))
 
 
 def patches_to_voxels(masked: BoolArray, crop: Sequence[int]) -> BoolArray:

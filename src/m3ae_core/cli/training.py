@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from m3ae_core.cli.arguments import OptionalFolder, OptionalPath, Scheme
+from m3ae_core.cli.arguments import OptionalFolder, OptionalPath
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 from m3ae_core.hardware import Hardware
@@ -27,27 +27,24 @@ def pretrain(
     cases: Path,
     output: Path,
     split: OptionalPath = None,
-    scheme: Scheme = "brats2023",
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
 
     Args:
         recipe: A built-in recipe (paper, official, demo-2mm) or a TOML file.
-        cases: Folder of case folders.
+        cases: Folder of case folders, each with whichever sequences it has; labels are not read.
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
-        scheme: Label scheme of the cases.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.regions import scheme_named
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = _cases(cases, split, settings.model.modality_set)
-    plan = stages.Plan(settings, chosen, output, scheme_named(scheme), hardware)
+    plan = stages.Plan(settings, chosen, output, hardware=hardware)
     if follow(stages.pretrain(plan)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
@@ -61,7 +58,7 @@ def finetune(
     split: OptionalPath = None,
     validation: OptionalFolder = None,
     validation_split: OptionalPath = None,
-    scheme: Scheme = "brats2023",
+    scheme: tuple[str, ...] = ("brats2023",),
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 2: learn to segment with any subset, starting from stage 1. Resumes like stage 1.
@@ -75,18 +72,21 @@ def finetune(
         validation: Folder of validation cases, if they are not in the folder of cases.
         validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
             split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases.
+        scheme: Label scheme of the cases; PATTERN=SCHEME after it for those whose name or folder matches, as in
+            brats2023 'BraTS2021_*=brats2021'.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.regions import scheme_named
+    from m3ae_core.data.schemes import schemes_of
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.finetune, 2)
     modalities = settings.model.modality_set
-    plan = stages.Plan(settings, _cases(cases, split, modalities), output, scheme_named(scheme), hardware)
+    chosen = _cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
+    schemes = schemes_of((*chosen, *held_out), scheme)
+    plan = stages.Plan(settings, chosen, output, schemes=schemes, hardware=hardware)
     if follow(stages.finetune(plan, pretrained, held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 

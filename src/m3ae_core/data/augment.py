@@ -23,12 +23,12 @@ class Augmentation(NamedTuple):
 
     @classmethod
     def draw(
-        cls, rng: np.random.Generator, config: AugmentConfig, modalities: int, depth: int
+        cls, rng: np.random.Generator, config: AugmentConfig, modalities: int, depth: int, span: float = 1.0
     ) -> Augmentation:
-        """Draw the parameters for images of N modalities and D slices."""
+        """Draw the parameters for images of N modalities and D slices, whose percentiles lie `span` apart."""
         size = (modalities, depth if config.jitter_per_slice else 1, 1, 1)
         scale = rng.uniform(1 - config.scale, 1 + config.scale, size)
-        shift = rng.uniform(-config.shift, config.shift, size)
+        shift = span * rng.uniform(-config.shift, config.shift, size)
         flip = tuple(int(axis) - 3 for axis in np.flatnonzero(rng.random(3) < np.array(config.flip)))
         return cls(torch.from_numpy(scale).float(), torch.from_numpy(shift).float(), flip)
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,65 +21,70 @@ from torch.utils.data import Dataset
 from m3ae_core import files
 from m3ae_core.config import ModelConfig, Shape, StageConfig
 from m3ae_core.data import nnunet
-from m3ae_core.data.case import CaseFiles, read_case, read_case_labels
+from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
-from m3ae_core.errors import InputError
 from m3ae_core.regions import LabelScheme, encode
 
 Sample = TypeVar("Sample")
 
 #: To be raised when the code that prepares cases changes what it makes, so that old caches are not used.
-PREPARATION = 1
+PREPARATION = 2
 
 
 @dataclass(frozen=True)
 class CachedCase:
-    """A training case on the template grid, in two files that are mapped into memory; `brain` is its brain's box.
+    """A training case on the template grid, in files that are mapped into memory.
 
-    Holds paths, not arrays, so that worker processes receive no copies.
+    Holds paths, not arrays, so that worker processes receive no copies. `brain` is its brain's box; `exists` tells for
+    each modality whether it was acquired; `regions_file` is None where labels were not asked for.
     """
 
     name: str
     image_file: Path
-    regions_file: Path
+    regions_file: Path | None
     brain: Box
+    exists: tuple[bool, ...]
 
     @property
     def image(self) -> npt.NDArray[np.float32]:
-        """The image (N, D, H, W), float32 on the scale of the preprocessing."""
+        """The image (N, D, H, W), float32 on the scale of the preprocessing; zero where a modality does not exist."""
         return np.load(self.image_file, mmap_mode="r")  # type: ignore[no-any-return]
 
     @property
     def regions(self) -> npt.NDArray[np.bool_]:
-        """The regions (R, D, H, W)."""
+        """The regions (R, D, H, W), none (R = 0) without labels."""
+        if self.regions_file is None:
+            return np.zeros((0, *self.image.shape[1:]), bool)
         return np.load(self.regions_file, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def cache_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder: Path) -> CachedCase:
-    """Return `case` from the cache in `folder`, made now if it is not there.
+def cache_case(
+    case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder: Path, *, labelled: bool = True
+) -> CachedCase:
+    """Return `case`, with whichever of the model's modalities it has, from the cache in `folder`, made now if need be.
 
-    The key is made of the content of the files and of everything that shapes the arrays.
+    The key is made of the content of the files and of everything that shapes the arrays. Without `labelled`, labels are
+    neither needed nor read.
 
     Raises
     ------
     InputError
-        If a modality or the label map is missing, or the files cannot be used.
+        If all modalities or the label map are missing, or the files cannot be used.
     """
-    if absent := [name for name in model.modalities if name not in case.images]:
-        raise InputError(
-            f"The training case {case.name} lacks {', '.join(absent)}.",
-            "Train on complete cases.",
-            code="incomplete",
-        )
-    key = _key(case, model, scheme)
-    image_file, regions_file = folder / f"{key}-image.npy", folder / f"{key}-regions.npy"
-    if not (image_file.exists() and regions_file.exists()):
-        image, regions = _prepare(case, model, scheme)
-        files.write_array(image_file, image)
-        files.write_array(regions_file, regions)
+    key = _key(case, model, scheme if labelled else None)
+    image_file = folder / f"{key}-image.npy"
+    regions_file = folder / f"{key}-regions.npy" if labelled else None
+    if not all(path.exists() for path in (image_file, regions_file) if path):
+        content = _read(case, model)
+        standard = standardise(content, model)
+        regions = _regions(case, content, standard.grid, model, scheme) if labelled else None
+        files.write_array(image_file, standard.image)
+        if regions_file and regions is not None:
+            files.write_array(regions_file, regions)
     image = np.load(image_file, mmap_mode="r")
-    return CachedCase(case.name, image_file, regions_file, brain_box(np.asarray(image.any(axis=0))))
+    exists = tuple(name in case.images for name in model.modalities)
+    return CachedCase(case.name, image_file, regions_file, brain_box(np.asarray(image.any(axis=0))), exists)
 
 
 def random_start(rng: np.random.Generator, brain: Box, crop: Shape, template: Sequence[int]) -> Shape:
@@ -122,6 +127,25 @@ def crop(array: npt.NDArray[Any], start: Sequence[int], size: Shape) -> npt.NDAr
     return result
 
 
+class Crop(NamedTuple):
+    """A crop of a training case.
+
+    Attributes
+    ----------
+    image, regions
+        (N, D, H, W) float32 and (R, D, H, W) boolean.
+    start
+        Its first template voxel (d, h, w).
+    exists
+        (N,), which modalities were acquired.
+    """
+
+    image: Tensor
+    regions: Tensor
+    start: Shape
+    exists: npt.NDArray[np.bool_]
+
+
 class Samples(Dataset[Sample], Generic[Sample]):
     """All samples of a training stage, numbered: sample k belongs to epoch k // len(cases).
 
@@ -132,15 +156,14 @@ class Samples(Dataset[Sample], Generic[Sample]):
     stage
         Crop size, epochs and seed.
     draw
-        Makes a sample of an image crop (N, D, H, W), a region crop (R, D, H, W), the crop's first voxel, and a
-        random generator that belongs to this sample alone.
+        Makes a sample of a crop and of a random generator that belongs to this sample alone.
     """
 
     def __init__(
         self,
         cases: Sequence[CachedCase],
         stage: StageConfig,
-        draw: Callable[[Tensor, Tensor, Shape, np.random.Generator], Sample],
+        draw: Callable[[Crop, np.random.Generator], Sample],
     ) -> None:
         self.cases, self.stage, self.draw = cases, stage, draw
 
@@ -158,7 +181,7 @@ class Samples(Dataset[Sample], Generic[Sample]):
         if rng.random() < self.stage.foreground:
             start = onto_foreground(rng, case.regions, start, self.stage.crop)
         image, regions = _cut(case, start, self.stage, rng)
-        return self.draw(image, regions, start, rng)
+        return self.draw(Crop(image, regions, start, np.array(case.exists)), rng)
 
 
 def _cut(
@@ -170,26 +193,32 @@ def _cut(
         return torch.from_numpy(image), torch.from_numpy(regions)
     change = nnunet.spatial_change(rng)
     turned = nnunet.cut(case.image, start, stage.crop, change)
-    masks = nnunet.cut(case.regions, start, stage.crop, change) > 0.5
+    masks = torch.zeros(0, *stage.crop, dtype=torch.bool)
+    if case.regions_file:
+        masks = nnunet.cut(case.regions, start, stage.crop, change) > 0.5
     return nnunet.vary(turned, int(rng.integers(2**32))), masks
 
 
-def _prepare(
-    case: CaseFiles, model: ModelConfig, scheme: LabelScheme
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    wanted = {name: case.images[name] for name in model.modalities}
-    content = read_case(replace(case, images=wanted), model.modality_set)
-    standard = standardise(content, model)
+def _read(case: CaseFiles, model: ModelConfig) -> Case:
+    wanted = {name: case.images[name] for name in model.modalities if name in case.images}
+    return read_case(replace(case, images=wanted), model.modality_set)
+
+
+def _regions(
+    case: CaseFiles, content: Case, grid: Grid, model: ModelConfig, scheme: LabelScheme
+) -> npt.NDArray[np.bool_]:
+    """Return the case's regions (R, D, H, W) on the template where it lies."""
     own = Grid(content.shape, content.affine)
     masks = encode(read_case_labels(case, content).data, scheme, model.region_set)
-    return standard.image, np.stack([resample(mask, own, standard.grid) > 0.5 for mask in masks])
+    return np.stack([resample(mask, own, grid) > 0.5 for mask in masks])
 
 
-def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme) -> str:
-    digest = hashlib.sha256(f"{PREPARATION} {scheme.name}".encode())
+def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> str:
+    """Hash what shapes the arrays; without a scheme, of the image alone."""
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.name if scheme else ''}".encode())
     for part in (model.grid, model.preprocess):
         digest.update(part.model_dump_json().encode())
     digest.update(",".join((*model.modalities, *model.regions)).encode())
-    for path in (*(case.images[name] for name in model.modalities), case.labels):
-        digest.update(files.sha256(path).encode() if path else b"")
+    for path in (*(case.images.get(name) for name in model.modalities), case.labels if scheme else None):
+        digest.update(files.sha256(path).encode() if path else b"-")
     return digest.hexdigest()[:24]

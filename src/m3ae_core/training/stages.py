@@ -8,7 +8,7 @@ lies beside the run folders, so that both stages share it.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import Recipe
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
-from m3ae_core.errors import BundleError, ConfigError, OutputError
+from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
 from m3ae_core.events import Event, Progress, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
@@ -43,12 +43,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What both stages are told: the recipe, the cases, where results go, and what computes them."""
+    """What both stages are told: the recipe, the cases, where results go, and what computes them.
+
+    `schemes` names the label scheme of single cases, by name; the others follow `scheme`.
+    """
 
     recipe: Recipe
     cases: Sequence[CaseFiles]
     folder: Path
     scheme: LabelScheme = BRATS_2023
+    schemes: Mapping[str, LabelScheme] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
 
     def card(self, stage: str) -> dict[str, Any]:
@@ -66,6 +70,8 @@ class Plan:
 def pretrain(plan: Plan) -> Iterator[Event]:
     """Stage 1: learn the masked autoencoder and the substitute image; ends with ``bundle`` in the run folder.
 
+    Cases need no labels, and may lack modalities.
+
     Raises
     ------
     InputError, ConfigError, OutputError
@@ -73,7 +79,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     """
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
-        cached = yield from _cache(plan.cases, plan, fabric)
+        cached = yield from _cache(plan.cases, plan, fabric, labelled=False)
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
@@ -95,7 +101,8 @@ def pretrain(plan: Plan) -> Iterator[Event]:
 def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
     """Stage 2: start from the bundle `pretrained`, learn to segment; ends with ``bundle``, which holds both networks.
 
-    With `validation` cases the bundle of the best validation is kept as ``best``.
+    Training cases may lack modalities: situations are drawn among those that they have. With `validation` cases, which
+    must be complete, the bundle of the best validation is kept as ``best``.
 
     Raises
     ------
@@ -103,6 +110,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         If a case, the recipe, the bundle or the run folder cannot be used; nothing is trained then.
     """
     recipe, config, start = plan.recipe, plan.recipe.finetune, _pretrained(pretrained, plan.recipe)
+    _refuse_incomplete(validation, recipe)
     fabric = launch(plan.hardware)
     with run_folder(plan, "finetune", fabric):
         cached = yield from _cache(plan.cases, plan, fabric)
@@ -128,7 +136,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
 
         events = train(
             task,
-            Samples(cached, config, FinetuneDraw(config)),
+            Samples(cached, config, FinetuneDraw(config, recipe.model.preprocess.span)),
             config,
             fabric,
             plan.folder,
@@ -147,8 +155,9 @@ def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> Substitu
         return SubstituteImage(len(recipe.model.modalities), shape, config)
     image = torch.zeros(len(recipe.model.modalities), *shape)
     if config.kind == "mean":
+        counts = np.sum([case.exists for case in cases], axis=0).clip(1)
         for case in cases:
-            image += torch.from_numpy(np.array(case.image)) / len(cases)
+            image += torch.from_numpy(np.array(case.image) / counts[:, None, None, None].astype(np.float32))
     return SubstituteImage.fixed(image)
 
 
@@ -205,6 +214,17 @@ def _pretrained(path: Path, recipe: Recipe) -> Bundle:
     return start
 
 
+def _refuse_incomplete(validation: Sequence[CaseFiles], recipe: Recipe) -> None:
+    """Validation drops modalities itself, so it needs them all."""
+    for case in validation:
+        if absent := [name for name in recipe.model.modalities if name not in case.images]:
+            raise InputError(
+                f"The validation case {case.name} lacks {', '.join(absent)}.",
+                "Validate on complete cases; incomplete ones can be trained on.",
+                code="incomplete",
+            )
+
+
 def _first_process(
     events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
 ) -> Iterator[Event]:
@@ -231,13 +251,14 @@ def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
 
 
 def _cache(
-    cases: Sequence[CaseFiles], plan: Plan, fabric: Fabric
+    cases: Sequence[CaseFiles], plan: Plan, fabric: Fabric, *, labelled: bool = True
 ) -> Generator[Progress, None, list[CachedCase]]:
     """Decode the cases, a few at a time; the first process does, the others find them done."""
     folder, model = cache_folder(plan.folder), plan.recipe.model
 
     def prepare_one(case: CaseFiles) -> CachedCase:
-        return cache_case(case, model, plan.scheme, folder)
+        scheme = plan.schemes.get(case.name, plan.scheme)
+        return cache_case(case, model, scheme, folder, labelled=labelled)
 
     if not fabric.is_global_zero:
         fabric.barrier()

@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
+from m3ae_core.data.dataset import Crop
 from m3ae_core.events import Validated
-from m3ae_core.losses import finetuning_loss, pretraining_loss, reconstruction_loss
+from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
@@ -26,11 +27,15 @@ from m3ae_core.training.validate import Validation
 
 
 class PretrainSample(NamedTuple):
-    """One crop (N, D, H, W), its first template voxel, and its patch mask (N, d, h, w; True = replaced)."""
+    """One crop (N, D, H, W), its first template voxel, and its patch mask (N, d, h, w; True = replaced).
+
+    `exists` (N,) tells which modalities were acquired.
+    """
 
     image: Tensor
     start: Shape
     masked: Tensor
+    exists: Tensor
 
 
 class FinetuneSample(NamedTuple):
@@ -49,28 +54,28 @@ class PretrainDraw:
 
     config: PretrainConfig
 
-    def __call__(
-        self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator
-    ) -> PretrainSample:
+    def __call__(self, crop: Crop, rng: np.random.Generator) -> PretrainSample:
         """Draw the mask of one crop."""
-        del regions
-        masked = sample_mask(rng, len(image), self.config.crop, self.config.masking)
-        return PretrainSample(image, start, torch.from_numpy(masked))
+        masked = sample_mask(rng, crop.exists, self.config.crop, self.config.masking)
+        return PretrainSample(crop.image, crop.start, torch.from_numpy(masked), torch.from_numpy(crop.exists))
 
 
 @dataclass(frozen=True)
 class FinetuneDraw:
-    """Draws what is random about a sample of stage 2: the two situations and the augmentation they share."""
+    """Draws what is random about a sample of stage 2: the two situations and the augmentation they share.
+
+    `span` is what the paper's shift is a share of: the range between an image's percentiles.
+    """
 
     config: FinetuneConfig
+    span: float = 1.0
 
-    def __call__(
-        self, image: Tensor, regions: Tensor, start: Shape, rng: np.random.Generator
-    ) -> FinetuneSample:
+    def __call__(self, crop: Crop, rng: np.random.Generator) -> FinetuneSample:
         """Draw the situations and the augmentation of one crop."""
-        dropped = two_situations(rng, len(image), self.config)
-        augmentation = Augmentation.draw(rng, self.config.augment, len(image), self.config.crop[0])
-        return FinetuneSample(image, regions, start, torch.from_numpy(dropped), augmentation)
+        dropped = two_situations(rng, crop.exists, self.config)
+        count, depth = len(crop.exists), self.config.crop[0]
+        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.span)
+        return FinetuneSample(crop.image, crop.regions, crop.start, torch.from_numpy(dropped), augmentation)
 
 
 class PretrainTask(Task):
@@ -103,11 +108,16 @@ class PretrainTask(Task):
         x = torch.stack([sample.image for sample in batch]).to(device, non_blocking=True)
         voxels = np.stack([patches_to_voxels(sample.masked.numpy(), self.config.crop) for sample in batch])
         masked = torch.from_numpy(voxels).to(device, non_blocking=True)
+        exists = torch.stack([sample.exists for sample in batch]).to(device)
         content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
         reconstruction = self.autoencoder(fill(x, content, masked))
-        if not self.learns_substitute:
-            return {"reconstruction": reconstruction_loss(x, reconstruction)}
-        return pretraining_loss(x, reconstruction, self.substitute.image, self.config.substitute.gamma)
+        terms = {"reconstruction": reconstruction_loss(x, reconstruction, exists)}
+        if self.learns_substitute:
+            config = self.config.substitute
+            terms["regulariser"] = config.gamma * substitute_regulariser(
+                self.substitute.image, config.regulariser
+            )
+        return terms
 
 
 class FinetuneTask(Task):
