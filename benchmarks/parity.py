@@ -53,7 +53,7 @@ def scalars(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "consistency_mse_bottleneck": losses.consistency_loss(*bottleneck.chunk(2)),
         "mse_reconstruct_vs_x": losses.reconstruction_loss(X, found["reconstruct_logits"]),
         "regulariser_norm": losses.substitute_regulariser(
-            torch.from_numpy(draw("substitute", (1, 4, 16, 24, 24)))[0]
+            torch.from_numpy(draw("substitute", (1, 4, 16, 24, 24)))[0], "norm"
         ),
     }
 

@@ -45,7 +45,7 @@ def test_the_defaults_are_the_papers_numbers() -> None:
         "pretrain.masking.patch": 16,
         "pretrain.masking.max_dropped": None,
         "pretrain.substitute.gamma": 0.005,
-        "pretrain.substitute.init_std": 1,
+        "pretrain.substitute.regulariser": "mean-square",
         "finetune.crop": (128, 128, 128),
         "finetune.epochs": 300,
         "finetune.batch_size": 1,  # one subject in two situations
@@ -92,8 +92,8 @@ def test_built_in_recipes_load_and_survive_json(name: str) -> None:
     assert parse_recipe(json.loads(json.dumps(recipe.model_dump(mode="json")))) == recipe
 
 
-def test_three_recipes_are_built_in() -> None:
-    assert {"paper", "official", "demo-2mm"} <= set(builtin_recipes())
+def test_four_recipes_are_built_in() -> None:
+    assert {"paper", "official", "demo-2mm", "long-2mm"} <= set(builtin_recipes())
 
 
 def test_paper_is_all_defaults() -> None:
@@ -107,6 +107,8 @@ def test_official_departs_from_the_paper_in_these_settings_alone() -> None:
         "model.modalities": ("T1", "T1c", "T2", "FLAIR"),
         "model.regions": ("ET", "TC", "WT"),
         "model.network.upsample": "nearest",
+        "pretrain.substitute.regulariser": "norm",
+        "pretrain.substitute.init_std": 1,
         "model.preprocess.foreground": "positive",
         "model.inference.substitute_origin": "window",
         "finetune.consistency_at": "logits",
@@ -256,7 +258,7 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.toml", tmp_path):
-        with pytest.raises(ConfigError, match=r"demo-2mm, official, paper") as caught:
+        with pytest.raises(ConfigError, match=r"demo-2mm, long-2mm, official, paper") as caught:
             load_recipe(path)
         assert caught.value.code == "no-recipe"
         assert caught.value.path == path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import log, sqrt
 
 import numpy as np
@@ -15,7 +16,6 @@ from m3ae_core.losses import (
     dice_loss,
     finetuning_loss,
     pooled_region_loss,
-    pretraining_loss,
     reconstruction_loss,
     region_loss,
     segmentation_loss,
@@ -61,25 +61,33 @@ def test_reconstruction_by_hand() -> None:
 def test_regulariser_by_hand() -> None:
     """Deviations from each modality's mean: -1, 1 and -2, 2."""
     image = torch.tensor([[1.0, 3.0], [0.0, 4.0]]).reshape(2, 1, 1, 2)
-    assert substitute_regulariser(image).item() == pytest.approx(sqrt(10))
+    assert substitute_regulariser(image, "norm").item() == pytest.approx(sqrt(10))
 
 
 def test_regulariser_knows_no_brightness() -> None:
     """A constant added to a modality costs nothing; it is not the plain norm, nor centred over all modalities."""
+    norm = partial(substitute_regulariser, form="norm")
     image = draw(4, 3, 4, 5)
     brighter = image + torch.tensor([5.0, -3.0, 0.0, 100.0])[:, None, None, None]
-    torch.testing.assert_close(substitute_regulariser(brighter), substitute_regulariser(image))
-    assert substitute_regulariser(torch.ones(4, 2, 2, 2)).item() == 0
-    torch.testing.assert_close(substitute_regulariser(2 * image), 2 * substitute_regulariser(image))
+    torch.testing.assert_close(norm(brighter), norm(image))
+    assert norm(torch.ones(4, 2, 2, 2)).item() == 0
+    torch.testing.assert_close(norm(2 * image), 2 * norm(image))
 
 
-def test_pretraining_weighs_the_regulariser_by_gamma() -> None:
-    x, reconstruction, substitute = draw(2, 4, 3, 3, 3), draw(2, 4, 3, 3, 3, seed=1), draw(4, 5, 5, 5, seed=2)
-    terms = pretraining_loss(x, reconstruction, substitute, gamma=0.005)
-    centred = substitute.numpy() - substitute.numpy().mean(axis=(1, 2, 3), keepdims=True)
-    assert terms["reconstruction"].item() == pytest.approx(np.mean((x - reconstruction).numpy() ** 2))
-    assert terms["regulariser"].item() == pytest.approx(0.005 * np.sqrt((centred**2).sum()), rel=1e-5)
-    assert terms.keys() == {"reconstruction", "regulariser"}
+def test_mean_square_is_the_same_on_every_grid() -> None:
+    coarse, fine = torch.full((4, 2, 2, 2), 3.0), torch.full((4, 8, 8, 8), 3.0)
+    assert substitute_regulariser(coarse).item() == substitute_regulariser(fine).item() == 9
+
+
+def test_what_was_not_acquired_is_no_target() -> None:
+    x, reconstruction = draw(2, 4, 3, 3, 3), draw(2, 4, 3, 3, 3, seed=1)
+    exists = torch.tensor([[True, True, False, True], [False, True, True, True]])
+    errors = (x - reconstruction).square().mean(dim=(-3, -2, -1))
+    loss = reconstruction_loss(x, reconstruction, exists).item()
+    assert loss == pytest.approx(errors[exists].mean().item())
+    assert loss != pytest.approx(errors.mean().item())
+    complete = reconstruction_loss(x, reconstruction, torch.ones(2, 4, dtype=torch.bool))
+    assert complete == reconstruction_loss(x, reconstruction)
 
 
 # --- Eqn. 2: consistency ---------------------------------------------------------------------------

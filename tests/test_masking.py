@@ -17,6 +17,11 @@ COUNTS = pytest.mark.parametrize("count", [2, 3, 4, 5])
 DRAWS = 4000
 
 
+def every(count: int) -> np.ndarray:
+    """All of `count` modalities exist."""
+    return np.ones(count, bool)
+
+
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -58,7 +63,7 @@ def test_no_more_than_allowed_are_dropped(seed: int, count: int, data: st.DataOb
 
 @given(st.integers(0, 2**32), st.integers(2, 6))
 def test_two_situations_differ_and_keep_a_modality_each(seed: int, count: int) -> None:
-    pair = two_situations(generator(seed), count, FinetuneConfig())
+    pair = two_situations(generator(seed), every(count), FinetuneConfig())
     assert pair.shape == (2, count)
     assert (pair[0] != pair[1]).any()
     assert not pair.all(axis=1).any()
@@ -69,7 +74,7 @@ def test_independent_situations_coincide_as_often_as_chance(count: int) -> None:
     """Four modalities: one pair in ten (0.104)."""
     rng = generator(count)
     config = FinetuneConfig(allow_identical_pair=True)
-    same = [np.logical_xor.reduce(two_situations(rng, count, config)) for _ in range(DRAWS)]
+    same = [np.logical_xor.reduce(two_situations(rng, every(count), config)) for _ in range(DRAWS)]
     chance = sum(1 / comb(count, size) for size in range(count)) / count**2
     assert count != 4 or chance == pytest.approx(0.104, abs=5e-4)
     assert 1 - np.any(same, axis=1).mean() == pytest.approx(chance, abs=0.03)
@@ -78,7 +83,7 @@ def test_independent_situations_coincide_as_often_as_chance(count: int) -> None:
 def test_the_second_situation_alone_is_redrawn() -> None:
     """The first is a plain draw (complete in a quarter of cases); the second one given that it differs."""
     rng = generator()
-    complete = ~np.stack([two_situations(rng, 4, FinetuneConfig()) for _ in range(DRAWS)]).any(axis=2)
+    complete = ~np.stack([two_situations(rng, every(4), FinetuneConfig()) for _ in range(DRAWS)]).any(axis=2)
     others = [1 / 4 / comb(4, size) for size in (1, 2, 3) for _ in range(comb(4, size))]
     expected = sum(chance * (1 / 4) / (1 - chance) for chance in others)
     np.testing.assert_allclose(complete.mean(axis=0), [1 / 4, expected], atol=0.03)
@@ -90,7 +95,7 @@ def test_uniform_situations_are_the_15_subsets_alike(situation: int) -> None:
     chi_square = {}
     for kind in ("uniform", "count"):
         rng, config = generator(situation), FinetuneConfig(situations=kind)
-        pairs = np.stack([two_situations(rng, 4, config)[situation] for _ in range(DRAWS)])
+        pairs = np.stack([two_situations(rng, every(4), config)[situation] for _ in range(DRAWS)])
         seen = np.bincount(pairs @ (1 << np.arange(4)), minlength=16)
         assert seen[15] == 0  # never all dropped
         chi_square[kind] = ((seen[:15] - DRAWS / 15) ** 2 / (DRAWS / 15)).sum()
@@ -101,9 +106,35 @@ def test_uniform_situations_are_the_15_subsets_alike(situation: int) -> None:
 def test_uniform_situations_obey_the_limit() -> None:
     config = FinetuneConfig(situations="uniform", max_dropped=1)
     rng = generator()
-    pairs = np.concatenate([two_situations(rng, 4, config) for _ in range(DRAWS)])
+    pairs = np.concatenate([two_situations(rng, every(4), config) for _ in range(DRAWS)])
     assert pairs.sum(axis=1).max() == 1
     np.testing.assert_allclose(pairs.mean(axis=0), 1 / 5, atol=0.03)  # of five subsets, one drops it
+
+
+# --- what was not acquired -------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.lists(st.booleans(), min_size=1, max_size=6).filter(any))
+def test_what_does_not_exist_is_always_masked_and_one_that_does_stays(seed: int, flags: list[bool]) -> None:
+    exists = np.array(flags)
+    pair = two_situations(generator(seed), exists, FinetuneConfig())
+    mask = sample_mask(generator(seed), exists, (16, 16, 16), MaskingConfig(patch=8))
+    assert pair[:, ~exists].all()
+    assert mask[~exists].all()
+    assert (~pair[:, exists]).any(axis=1).all()
+    assert (~mask[exists]).any()
+    assert (pair[0] != pair[1]).any() == (exists.sum() > 1)
+
+
+def test_situations_are_those_of_the_modalities_that_exist() -> None:
+    exists = np.array([False, True, True, False])
+    rng = generator()
+    pairs = np.concatenate([two_situations(rng, exists, FinetuneConfig()) for _ in range(100)])
+    assert {tuple(dropped.tolist()) for dropped in pairs} == {
+        (True, False, False, True),
+        (True, True, False, True),
+        (True, False, True, True),
+    }
 
 
 # --- patches ---------------------------------------------------------------------------------------
@@ -163,7 +194,7 @@ def test_dropping_more_than_the_ratio_is_refused() -> None:
 def test_a_sample_has_dropped_modalities_and_the_ratio(count: int) -> None:
     config = MaskingConfig(patch=8, ratio=0.875)
     rng = generator(count)
-    masks = np.stack([sample_mask(rng, count, (32, 16, 24), config) for _ in range(300)])
+    masks = np.stack([sample_mask(rng, every(count), (32, 16, 24), config) for _ in range(300)])
     assert masks.shape == (300, count, 4, 2, 3)
     assert ((~masks).sum(axis=(1, 2, 3, 4)) == round(0.125 * count * 24)).all()
     # With one modality left of few, it must show more than its even share: dropout did happen.
@@ -173,7 +204,7 @@ def test_a_sample_has_dropped_modalities_and_the_ratio(count: int) -> None:
 def test_modality_dropout_alone() -> None:
     config = MaskingConfig(patch=8, patches=False)
     rng = generator()
-    masks = np.stack([sample_mask(rng, 4, (16, 16, 16), config) for _ in range(200)])
+    masks = np.stack([sample_mask(rng, every(4), (16, 16, 16), config) for _ in range(200)])
     whole = masks.reshape(200, 4, -1)
     assert (whole.all(axis=2) == whole.any(axis=2)).all()
     assert not whole.all(axis=(1, 2)).any()
@@ -183,15 +214,15 @@ def test_modality_dropout_alone() -> None:
 
 def test_the_largest_number_dropped_can_be_set() -> None:
     config = MaskingConfig(patch=8, patches=False, max_dropped=0)
-    assert not sample_mask(generator(), 4, (16, 16, 16), config).any()
+    assert not sample_mask(generator(), every(4), (16, 16, 16), config).any()
 
 
 def test_a_mask_is_a_function_of_the_seed() -> None:
     config = MaskingConfig(patch=8)
-    first, again, other = (sample_mask(generator(seed), 4, (32, 32, 32), config) for seed in (1, 1, 2))
+    first, again, other = (sample_mask(generator(seed), every(4), (32, 32, 32), config) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    pairs = [two_situations(generator(3), 4, FinetuneConfig(situations="uniform")) for _ in range(2)]
+    pairs = [two_situations(generator(3), every(4), FinetuneConfig(situations="uniform")) for _ in range(2)]
     np.testing.assert_array_equal(*pairs)
 
 

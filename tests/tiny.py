@@ -66,7 +66,7 @@ def cached(folder: Path, name: str, image: np.ndarray, regions: np.ndarray, brai
     paths = [folder / f"{name}-{kind}.npy" for kind in ("image", "regions")]
     for path, array in zip(paths, (image, regions), strict=True):
         np.save(path, array)
-    return CachedCase(name, *paths, brain)
+    return CachedCase(name, *paths, brain, (True,) * len(image))
 
 
 def random_bundle(recipe: Recipe = RECIPE, seed: int = 0, **model) -> Bundle:

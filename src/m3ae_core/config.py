@@ -2,8 +2,8 @@
 
 A :class:`Recipe` describes a model and how its two stages are trained. It is read from TOML, stored in every run
 folder and bundle as JSON, and names the preset it came from. Two presets are shipped beside this module:
-``paper`` (all defaults) and ``official`` (what the released code does where it departs from the paper), and
-``demo-2mm``, the recipe of the built-in model.
+``paper`` (all defaults) and ``official`` (what the released code does where it departs from the paper), beside
+``demo-2mm``, the recipe of the built-in model, and ``long-2mm``, that of the next one.
 
 No torch is imported here, so that command lines and panels open quickly.
 """
@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     field_validator,
@@ -241,6 +242,19 @@ class AugmentConfig(Frozen):
     jitter_per_slice: bool = False
 
 
+class ScannerConfig(Frozen):
+    """Another scanner (:mod:`m3ae_core.data.scanner`): bias field, gamma and thick slices, of the case alone.
+
+    `bias` is the standard deviation of the coefficients of the field's logarithm, a polynomial of the second order;
+    `gamma` the range of exponents; `thickness` the thickest slices in voxels. Each kind happens with `probability`.
+    """
+
+    bias: float = Field(0.15, ge=0)
+    gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    thickness: float = Field(3.0, ge=1)
+    probability: Share = 0.5
+
+
 class StageConfig(Frozen):
     """What both training stages share. `epochs` counts passes over the training cases.
 
@@ -277,7 +291,7 @@ class FinetuneConfig(StageConfig):
     draws the number of modalities dropped uniformly and then a subset of that size (``count``), or all subsets with
     equal probability (``uniform``). `pretrained` False starts from random weights (Table 3, row a);
     `consistency_weight` 0 is row (e). `ema` is the decay of an exponential moving average of the weights, which is
-    then validated and kept (0: none).
+    then validated and kept (0: none). `scanner` lets each case look as if another scanner had made it.
     """
 
     epochs: int = Field(300, gt=0)
@@ -291,6 +305,7 @@ class FinetuneConfig(StageConfig):
     segmentation_loss: Literal["paper", "official"] = "paper"
     allow_identical_pair: bool = False
     augment: AugmentConfig = AugmentConfig()
+    scanner: ScannerConfig | None = None
     ema: float = Field(0.0, ge=0, lt=1)
     validate_every: int = Field(20, gt=0, description="epochs between validations")
     validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
@@ -342,7 +357,7 @@ class Recipe(Frozen):
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe: the name of a built-in one (``paper``, ``official``, ``demo-2mm``) or a TOML file.
+    """Read a recipe: the name of a built-in one (``paper``, ``official``, …) or a TOML file.
 
     Raises
     ------

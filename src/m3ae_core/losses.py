@@ -9,12 +9,13 @@ from torch import Tensor
 from m3ae_core.model.heads import ScaledLogits
 
 
-def reconstruction_loss(x: Tensor, reconstruction: Tensor, exists: Tensor) -> Tensor:
+def reconstruction_loss(x: Tensor, reconstruction: Tensor, exists: Tensor | None = None) -> Tensor:
     """L_mse of Eqns. 1 and 3: mean squared error over all voxels, masked and visible, of the modalities that exist.
 
-    `exists` (B, N) is True where a modality of `x` (B, N, D, H, W) was acquired; what was not is no target.
+    `exists` (B, N) is True where a modality of `x` (B, N, D, H, W) was acquired, None where all were; what was not is
+    no target.
     """
-    if exists.all():
+    if exists is None or exists.all():
         return F.mse_loss(reconstruction, x)
     return F.mse_loss(reconstruction[exists], x[exists])
 

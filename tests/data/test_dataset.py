@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig, PretrainConfig
 from m3ae_core.data import dataset
 from m3ae_core.data.case import CaseFiles, read_case
-from m3ae_core.data.dataset import Samples, cache_case, crop, onto_foreground, random_start
+from m3ae_core.data.dataset import Crop, Samples, cache_case, crop, onto_foreground, random_start
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.data.preprocess import brain_box, standardise
 from m3ae_core.data.volume import write_labels
@@ -139,12 +140,29 @@ def test_what_does_not_shape_the_arrays_is_not_in_the_key(files: CaseFiles, cach
     assert len(list(cache.iterdir())) == 2
 
 
-def test_incomplete_cases_are_refused(tmp_path: Path, cache: Path) -> None:
+def test_what_an_incomplete_case_lacks_is_known_and_zero(tmp_path: Path, cache: Path) -> None:
     files = write_phantom(tmp_path, "poor", shape=(20, 24, 16), present=("T1", "T2"))
-    with pytest.raises(InputError, match=r"poor lacks FLAIR, T1c") as caught:
-        cache_case(files, MODEL, BRATS_2023, cache)
-    assert caught.value.code == "incomplete"
-    assert cache_case(files, MODEL.model_copy(update={"modalities": ("T1", "T2")}), BRATS_2023, cache)
+    case = cache_case(files, MODEL, BRATS_2023, cache)
+    assert case.exists == tuple(name in ("T1", "T2") for name in MODEL.modalities)
+    assert tuple(case.image.any(axis=(1, 2, 3)).tolist()) == case.exists
+    own = Samples([case], PretrainConfig(crop=(8, 8, 8), epochs=1), lambda crop, rng: crop.exists)
+    assert tuple(own[0].tolist()) == case.exists
+
+
+def test_a_case_with_none_of_the_sequences_is_refused(tmp_path: Path, cache: Path) -> None:
+    files = write_phantom(tmp_path, "poor", shape=(20, 24, 16), present=("T1",))
+    with pytest.raises(InputError) as caught:
+        cache_case(files, MODEL.model_copy(update={"modalities": ("T2",)}), BRATS_2023, cache)
+    assert caught.value.code == "no-sequence"
+
+
+def test_labels_are_not_read_unless_asked_for(files: CaseFiles, cache: Path) -> None:
+    bare = cache_case(CaseFiles(files.name, files.images, None), MODEL, BRATS_2023, cache, labelled=False)
+    wrong = replace(files, labels=files.images["T1"])
+    again = cache_case(wrong, MODEL, BRATS_2023, cache, labelled=False)
+    assert bare == again
+    assert bare.regions.shape == (0, *bare.image.shape[1:])
+    np.testing.assert_array_equal(bare.image, cache_case(files, MODEL, BRATS_2023, cache).image)
 
 
 def test_cases_without_labels_are_refused(files: CaseFiles, cache: Path) -> None:
@@ -265,8 +283,8 @@ class Drawn(NamedTuple):
     number: float
 
 
-def keep(image: Tensor, regions: Tensor, start: tuple[int, ...], rng: np.random.Generator) -> Drawn:
-    return Drawn(image, regions, start, rng.random())
+def keep(drawn: Crop, rng: np.random.Generator) -> Drawn:
+    return Drawn(drawn.image, drawn.regions, drawn.start, rng.random())
 
 
 @pytest.fixture

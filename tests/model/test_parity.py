@@ -101,7 +101,7 @@ def test_reconstruction_loss(reconstructed):
 
 def test_regulariser():
     substitute = torch.from_numpy(draw("substitute", (1, 4, 16, 24, 24)))[0]
-    value = losses.substitute_regulariser(substitute).item()
+    value = losses.substitute_regulariser(substitute, "norm").item()
     assert value == pytest.approx(SCALARS["regulariser_norm"], rel=1e-6)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.config import parse_recipe
-from m3ae_core.data.case import find_case, read_case
+from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
@@ -287,10 +287,15 @@ def test_the_substitute_is_recorded_as_it_evolves(first_stage):
     assert not np.array_equal(last, np.load(folder / "epoch-00001.npy"))
 
 
-def test_incomplete_training_case(cases, tmp_path):
-    from m3ae_core.data.case import CaseFiles
-
+def test_incomplete_validation_cases_are_refused(cases, first_stage, tmp_path):
     images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
-    with pytest.raises(InputError) as caught:
-        list(pretrain(RECIPE, [CaseFiles("half", images, cases[0].labels)], tmp_path))
-    assert "T1c" in str(caught.value)
+    half = [CaseFiles("half", images, cases[0].labels)]
+    with pytest.raises(InputError, match="half lacks T1c") as caught:
+        list(finetune(RECIPE, cases, first_stage[0] / "bundle", tmp_path, half))
+    assert caught.value.code == "incomplete"
+
+
+def test_stage_1_takes_cases_without_labels_or_sequences(cases, tmp_path):
+    images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
+    list(pretrain(RECIPE, [CaseFiles("half", images, None), *cases[1:]], tmp_path))
+    assert load_bundle(tmp_path / "bundle").autoencoder is not None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from m3ae_core.config import FinetuneConfig, PretrainConfig
-from m3ae_core.data.dataset import CachedCase, Samples
+from m3ae_core.data.dataset import CachedCase, Crop, Samples
 from m3ae_core.events import Validated
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
@@ -48,8 +48,9 @@ def finetuning(cases: list[CachedCase], **settings: Any) -> tuple[FinetuneTask, 
     torch.manual_seed(0)
     config = FinetuneConfig(**CROP, **settings)
     substitute = SubstituteImage.fixed(torch.rand(4, 20, 20, 20))
-    samples = Samples(cases, config, FinetuneDraw(config))
-    return FinetuneTask(config, Segmenter(RECIPE.model), substitute), [samples[n] for n in range(4)]
+    samples = Samples(cases, config, FinetuneDraw(config, RECIPE.model.preprocess))
+    task = FinetuneTask(RECIPE.model, config, Segmenter(RECIPE.model), substitute)
+    return task, [samples[n] for n in range(4)]
 
 
 Making = Callable[[list[CachedCase]], tuple[Task, list[Any]]]
@@ -113,11 +114,33 @@ def test_dropout_alone_masks_whole_modalities(cases: list[CachedCase]) -> None:
 def test_pretraining_never_sees_the_labels(cases: list[CachedCase]) -> None:
     draw = PretrainDraw(PretrainConfig(**CROP, masking={"patch": 8}))
     image = torch.rand(4, SIDE, SIDE, SIDE)
+    exists = np.ones(4, bool)
     samples = [
-        draw(image, regions, (0, 0, 0), np.random.default_rng(0)) for regions in (torch.zeros(3), None)
+        draw(Crop(image, regions, (0, 0, 0), exists), np.random.default_rng(0))
+        for regions in (torch.zeros(3), torch.ones(3))
     ]
     assert torch.equal(samples[0].masked, samples[1].masked)
-    assert samples[0]._fields == ("image", "start", "masked")
+    assert samples[0]._fields == ("image", "start", "masked", "exists")
+
+
+def test_what_does_not_exist_is_no_target(cases: list[CachedCase]) -> None:
+    """Garbage where a sequence was not acquired changes neither the loss nor a gradient."""
+    terms, gradients = [], []
+    for garbage in (0.0, 1e3):
+        task, batch = pretraining(cases)
+        torch.manual_seed(1)
+        lacking = []
+        for sample in batch:
+            image, masked = sample.image.clone(), sample.masked.clone()
+            image[1], masked[1] = garbage, True
+            exists = torch.tensor([True, False, True, True])
+            lacking.append(sample._replace(image=image, masked=masked, exists=exists))
+        found = task(lacking)
+        found["reconstruction"].backward()
+        terms.append(found["reconstruction"].item())
+        gradients.append(task.substitute.image.grad.clone())
+    assert terms[0] == terms[1]
+    assert torch.equal(*gradients)
 
 
 # --- stage 2 ---------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def pretrain(
     """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
 
     Args:
-        recipe: A built-in recipe (paper, official, demo-2mm) or a TOML file.
+        recipe: A built-in recipe (paper, official, demo-2mm, long-2mm) or a TOML file.
         cases: Folder of case folders, each with whichever sequences it has; labels are not read.
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.

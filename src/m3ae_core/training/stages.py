@@ -120,7 +120,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         if config.pretrained and start.autoencoder is not None:
             segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
         checks = Validation(recipe.model, config, held_out, fabric)
-        task = FinetuneTask(config, segmenter, SubstituteImage.fixed(start.substitute), checks)
+        task = FinetuneTask(recipe.model, config, segmenter, SubstituteImage.fixed(start.substitute), checks)
         prepare(segmenter, plan.hardware)
 
         def keep(name: str, measured: dict[str, Any]) -> Path:
@@ -136,7 +136,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
 
         events = train(
             task,
-            Samples(cached, config, FinetuneDraw(config, recipe.model.preprocess.span)),
+            Samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
             config,
             fabric,
             plan.folder,

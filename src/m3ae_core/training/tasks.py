@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
+from m3ae_core.config import FinetuneConfig, ModelConfig, PreprocessConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
 from m3ae_core.data.dataset import Crop
+from m3ae_core.data.scanner import Scanner
 from m3ae_core.events import Validated
 from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
@@ -46,6 +47,7 @@ class FinetuneSample(NamedTuple):
     start: Shape
     dropped: Tensor
     augmentation: Augmentation
+    scanner: Scanner | None
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,19 @@ class PretrainDraw:
 
 @dataclass(frozen=True)
 class FinetuneDraw:
-    """Draws what is random about a sample of stage 2: the two situations and the augmentation they share.
-
-    `span` is what the paper's shift is a share of: the range between an image's percentiles.
-    """
+    """Draws what is random about a sample of stage 2: the two situations and the augmentation they share."""
 
     config: FinetuneConfig
-    span: float = 1.0
+    preprocess: PreprocessConfig
 
     def __call__(self, crop: Crop, rng: np.random.Generator) -> FinetuneSample:
         """Draw the situations and the augmentation of one crop."""
         dropped = two_situations(rng, crop.exists, self.config)
         count, depth = len(crop.exists), self.config.crop[0]
-        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.span)
-        return FinetuneSample(crop.image, crop.regions, crop.start, torch.from_numpy(dropped), augmentation)
+        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
+        scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
+        pair = torch.from_numpy(dropped)
+        return FinetuneSample(crop.image, crop.regions, crop.start, pair, augmentation, scanner)
 
 
 class PretrainTask(Task):
@@ -125,13 +126,14 @@ class FinetuneTask(Task):
 
     def __init__(
         self,
+        model: ModelConfig,
         config: FinetuneConfig,
         segmenter: Segmenter,
         substitute: SubstituteImage,
         validation: Validation | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.validation = config, validation
+        self.preprocess, self.config, self.validation = model.preprocess, config, validation
         self.segmenter = segmenter
         self.substitute = substitute.requires_grad_(False)
         self.average: AveragedModel | None = None
@@ -179,6 +181,8 @@ class FinetuneTask(Task):
         """Fill both situations (2, N, D, H, W) at their place on the template first, then augment them alike."""
         content = self.substitute.crop([sample.start], self.config.crop)
         image = sample.image.to(content.device, non_blocking=True)
+        if sample.scanner is not None:
+            image = sample.scanner.apply(image, self.preprocess)
         dropped = sample.dropped[:, :, None, None, None].to(content.device)
         pair = fill(image[None], content, dropped)
         return sample.augmentation.space(sample.augmentation.intensity(pair))
