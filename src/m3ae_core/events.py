@@ -58,6 +58,15 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Inverted:
+    """Inversion is done: per modality, the substitute's deviation before and after, and their correlation."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    correlation: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Saved:
     """A file or folder now holds the state after `epoch` epochs."""
 
@@ -105,4 +114,4 @@ class CaseFailed:
 
 
 #: What a training stage yields.
-Event = Progress | Resumed | StepDone | EpochDone | Validated | Saved
+Event = Progress | Resumed | StepDone | EpochDone | Validated | Inverted | Saved

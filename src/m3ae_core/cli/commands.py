@@ -18,7 +18,7 @@ from m3ae_core.cli.printed import print_dice, print_reliability
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.selftest import selftest
 from m3ae_core.cli.split import check_split, split
-from m3ae_core.cli.training import curves, finetune, pretrain
+from m3ae_core.cli.training import curves, finetune, invert, pretrain
 from m3ae_core.errors import InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder
 
@@ -131,6 +131,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "benchmark": benchmark,
     "info": info,
     "pretrain": pretrain,
+    "invert": invert,
     "finetune": finetune,
     "curves": curves,
     "import-official": import_official,

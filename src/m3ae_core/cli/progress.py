@@ -10,6 +10,7 @@ from m3ae_core.events import (
     CaseMeasured,
     CaseSegmented,
     EpochDone,
+    Inverted,
     Progress,
     Resumed,
     Saved,
@@ -56,6 +57,12 @@ def show(bar: Any, event: Any) -> None:
         case EpochDone(epoch, epochs, terms, seconds):
             losses = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
             bar.write(f"epoch {epoch}/{epochs}  {losses}  {seconds:.1f} s")
+        case Inverted(before, after, correlation):
+            for name in before:
+                deviations = f"deviation {before[name]:.3f} → {after[name]:.3f}"
+                bar.write(
+                    f"substitute {name}: {deviations}, correlation with what it was {correlation[name]:.2f}"
+                )
         case Validated(epoch, dice, _):
             bar.write(
                 f"epoch {epoch}  Dice " + "  ".join(f"{name} {value:.3f}" for name, value in dice.items())

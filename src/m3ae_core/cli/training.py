@@ -49,6 +49,39 @@ def pretrain(
         print(f"bundle {printable(output / 'bundle')}")
 
 
+def invert(
+    bundle: Positional[Path],
+    *,
+    cases: Path,
+    output: Path,
+    epochs: int = 6,
+    learning_rate: float = 0.01,
+    split: OptionalPath = None,
+    hardware: HardwareOptions = HARDWARE,
+) -> None:
+    """Learn a bundle's substitute image anew against its frozen autoencoder (Eqn. 1). Resumes like stage 1.
+
+    Args:
+        bundle: A bundle that holds the masked autoencoder.
+        cases: Folder of case folders, each with whichever sequences it has; labels are not read.
+        output: The run folder.
+        epochs: Passes over the cases.
+        learning_rate: Of the substitute.
+        split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
+        hardware: Where and how to compute.
+    """
+    from m3ae_core.bundle import load_bundle
+    from m3ae_core.training.inversion import inversion_recipe
+    from m3ae_core.training.inversion import invert as run
+    from m3ae_core.training.stages import Plan
+
+    settings = inversion_recipe(load_bundle(bundle), epochs, learning_rate)
+    _tune_memory(settings.model, settings.pretrain, 1)
+    chosen = _cases(cases, split, settings.model.modality_set)
+    if follow(run(Plan(settings, chosen, output, hardware=hardware), bundle)) is not None:
+        print(f"bundle {printable(output / 'bundle')}")
+
+
 def finetune(
     recipe: Positional[str],
     *,

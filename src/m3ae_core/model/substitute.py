@@ -29,11 +29,16 @@ class SubstituteImage(nn.Module):
         self.image = nn.Parameter(std * torch.randn(modalities, *shape))
 
     @classmethod
+    def of(cls, image: Tensor) -> SubstituteImage:
+        """Return a substitute that starts as `image` (N, D, H, W)."""
+        substitute = cls(1, (1, 1, 1))
+        substitute.image = nn.Parameter(image.clone())
+        return substitute
+
+    @classmethod
     def fixed(cls, image: Tensor) -> SubstituteImage:
         """Return a substitute that is not learned (any more): `image` (N, D, H, W), frozen."""
-        substitute = cls(1, (1, 1, 1))
-        substitute.image = nn.Parameter(image.clone(), requires_grad=False)
-        return substitute
+        return cls.of(image).requires_grad_(False)
 
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.

@@ -79,7 +79,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     """
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
-        cached = yield from _cache(plan.cases, plan, fabric, labelled=False)
+        cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
@@ -91,7 +91,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
             plan.folder,
             hardware=plan.hardware,
         )
-        yield from _first_process(events, plan, fabric, task.substitute if task.learns_substitute else None)
+        yield from record_run(events, plan, fabric, task.substitute if task.learns_substitute else None)
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()
             bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
@@ -109,12 +109,12 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
     InputError, ConfigError, OutputError, BundleError
         If a case, the recipe, the bundle or the run folder cannot be used; nothing is trained then.
     """
-    recipe, config, start = plan.recipe, plan.recipe.finetune, _pretrained(pretrained, plan.recipe)
+    recipe, config, start = plan.recipe, plan.recipe.finetune, pretrained_bundle(pretrained, plan.recipe)
     _refuse_incomplete(validation, recipe)
     fabric = launch(plan.hardware)
     with run_folder(plan, "finetune", fabric):
-        cached = yield from _cache(plan.cases, plan, fabric)
-        held_out = yield from _cache(validation, plan, fabric)
+        cached = yield from cached_cases(plan.cases, plan, fabric)
+        held_out = yield from cached_cases(validation, plan, fabric)
         torch.manual_seed(config.seed)
         segmenter = Segmenter(recipe.model)
         if config.pretrained and start.autoencoder is not None:
@@ -143,7 +143,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
             hardware=plan.hardware,
             keep_best=keep_best,
         )
-        yield from _first_process(events, plan, fabric)
+        yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
             yield Saved(str(keep(BUNDLE, {"epoch": config.epochs})), config.epochs)
 
@@ -198,8 +198,14 @@ def cache_folder(folder: Path) -> Path:
     return folder.absolute().parent / "cache"
 
 
-def _pretrained(path: Path, recipe: Recipe) -> Bundle:
-    """Read the bundle that stage 2 starts from, and check that it is one of this recipe's model."""
+def pretrained_bundle(path: Path, recipe: Recipe) -> Bundle:
+    """Read the bundle of stage 1 to go on from.
+
+    Raises
+    ------
+    BundleError, ConfigError
+        If it cannot be read or holds no autoencoder, or is of another model than the recipe's.
+    """
     start = load_bundle(path)
     if start.autoencoder is None:
         problem = "This bundle holds no masked autoencoder to start from."
@@ -225,7 +231,7 @@ def _refuse_incomplete(validation: Sequence[CaseFiles], recipe: Recipe) -> None:
             )
 
 
-def _first_process(
+def record_run(
     events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
 ) -> Iterator[Event]:
     """Pass on the events of the first process, recorded; the others only take part."""
@@ -250,7 +256,7 @@ def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
     write_json(path, content)
 
 
-def _cache(
+def cached_cases(
     cases: Sequence[CaseFiles], plan: Plan, fabric: Fabric, *, labelled: bool = True
 ) -> Generator[Progress, None, list[CachedCase]]:
     """Decode the cases, a few at a time; the first process does, the others find them done."""

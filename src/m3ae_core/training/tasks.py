@@ -121,6 +121,21 @@ class PretrainTask(Task):
         return terms
 
 
+class InversionTask(PretrainTask):
+    """Eqn. 1 alone: the substitute that a trained autoencoder reconstructs best from; only the substitute learns."""
+
+    def __init__(
+        self, autoencoder: MaskedAutoencoder, model: ModelConfig, config: PretrainConfig, image: Tensor
+    ) -> None:
+        super().__init__(model, config, SubstituteImage.of(image))
+        self.autoencoder.load_state_dict(autoencoder.state_dict())
+        self.autoencoder.requires_grad_(False)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The network stays as it is."""
+        return super().parameter_groups()[1:]
+
+
 class FinetuneTask(Task):
     """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
 
