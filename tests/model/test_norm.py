@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -31,10 +31,16 @@ def both_passes(
 
 
 def errors(x: Tensor, groups: int, kind: type[nn.GroupNorm] = GroupNorm) -> list[float]:
-    """Largest errors of channels-last float32, relative to the largest value."""
+    """Largest errors of channels-last float32, relative to the size of the values.
+
+    Of output and gradient of x that is the largest value. Each parameter's gradient sums one term of size 1 per voxel,
+    n in all: its size is √n, since the terms of a few voxels may cancel and leave nothing but their rounding.
+    """
     exact = both_passes(x, groups, torch.contiguous_format, torch.float64, nn.GroupNorm)
     found = both_passes(x, groups, LAST, torch.float32, kind)
-    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    terms = x[:, 0].numel() ** 0.5
+    sizes = (exact[0].abs().max().item(), exact[1].abs().max().item(), terms, terms)
+    return [(a - b).abs().max().item() / size for a, b, size in zip(found, exact, sizes, strict=True)]
 
 
 def noise(*shape: int, mean: float = 0, seed: int = 0) -> Tensor:
@@ -53,6 +59,7 @@ def test_it_is_exact_where_torchs_own_is_not() -> None:
     st.integers(1, 3),
     st.tuples(*[st.integers(2, 6)] * 3),
 )
+@example(26, 1, 1, 1, (2, 2, 2))  # whose weight has a gradient of nearly nothing
 def test_any_shape(seed: int, batch: int, groups: int, width: int, size: tuple[int, int, int]) -> None:
     assert max(errors(noise(batch, groups * width, *size, seed=seed), groups)) < 1e-5
 
