@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
-from m3ae_core.cli.printed import print_reliability
+from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, OptionalPath, Scheme
+from m3ae_core.cli.printed import print_expected, print_reliability
 from m3ae_core.cli.progress import follow, follow_cohort
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder, refuse_overwriting
@@ -28,6 +28,7 @@ def predict(
     t1c: OptionalFile = None,
     t2: OptionalFile = None,
     output: Path,
+    uncertainty: OptionalPath = None,
     bundle: OptionalFolder = None,
     device: Device = "auto",
     scheme: Scheme = "brats2023",
@@ -51,6 +52,8 @@ def predict(
         t1c: The T1 image after contrast.
         t2: The T2 image.
         output: Where to write the labels (.nii.gz or .nii); for a folder of cases, the folder of the results.
+        uncertainty: Where to write the chance, voxel by voxel, that the tissue is wrong (.nii.gz or .nii); for a folder
+            of cases, the folder that gets one CASE_uncertainty.nii.gz each.
         bundle: The model's folder; the built-in model if left out.
         device: auto takes CUDA where there is any.
         scheme: Label values to write: brats2023 1/2/3, brats2021 1/2/4 (necrosis, oedema, enhancing), msd 2/1/3.
@@ -75,9 +78,11 @@ def predict(
     is_file = output.name.endswith((".nii", ".nii.gz")) or (output.suffix and not output.is_dir())
     many = case is not None and not is_file
     if many:
-        ensure_writable(make_folder(output) / "any")
+        for folder in (output, uncertainty):
+            if folder:
+                ensure_writable(make_folder(folder) / "any")
     else:
-        _check_output(output, overwrite, given.values())
+        _check_output(output, overwrite, given.values(), uncertainty)
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.inference.predictor import Predictor
@@ -87,9 +92,11 @@ def predict(
     model = load_bundle(bundle or builtin_bundle())
     predictor = Predictor(model, own_device, window=sides, compiled=compiled)
     if case is not None and many:
-        _predict_cohort(predictor, case, output, scheme, overwrite, check == "yes", readers, part)
+        _predict_cohort(
+            predictor, case, output, uncertainty, scheme, overwrite, check == "yes", readers, part
+        )
     else:
-        _predict_case(predictor, case, given, output, scheme, overwrite, check != "no")
+        _predict_case(predictor, case, given, output, uncertainty, scheme, overwrite, check != "no")
 
 
 def _predict_case(
@@ -97,6 +104,7 @@ def _predict_case(
     case: Path | None,
     given: Mapping[str, Path],
     output: Path,
+    uncertainty: Path | None,
     scheme: str,
     overwrite: bool,
     check: bool,
@@ -104,22 +112,27 @@ def _predict_case(
     from m3ae_core.data.case import CaseFiles, find_case, read_case
     from m3ae_core.data.naming import refuse_names_that_disagree
     from m3ae_core.data.sidecar import sidecar_of
-    from m3ae_core.inference.predictor import save_prediction
+    from m3ae_core.inference.predictor import save_prediction, save_uncertainty
     from m3ae_core.regions import scheme_named
 
     modalities = predictor.config.modality_set
     name = sidecar_of(next(iter(given.values()))).stem if given else ""
     files = find_case(case, modalities) if case else CaseFiles(name, given, None)
-    _check_output(output, overwrite, files.images.values())
+    _check_output(output, overwrite, files.images.values(), uncertainty)
     if check:
         refuse_names_that_disagree(files.images, modalities)
     prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme), check=check))
+    if uncertainty:
+        save_uncertainty(prediction, uncertainty)
     labels, sidecar = save_prediction(prediction, output)
     print(f"used {prediction.subset}; substituted {', '.join(prediction.subset.missing) or 'nothing'}")
     print_reliability(prediction.provenance["reliability"])
+    print_expected(prediction.provenance)
     for warning in prediction.warnings:
         print(f"warning: {warning}")
     print(f"labels  {printable(labels)}\nsidecar {printable(sidecar)}")
+    if uncertainty:
+        print(f"uncertainty {printable(uncertainty)}")
     print(prediction.provenance["notice"])
 
 
@@ -127,6 +140,7 @@ def _predict_cohort(
     predictor: Predictor,
     folder: Path,
     output: Path,
+    uncertainty: Path | None,
     scheme: str,
     overwrite: bool,
     check: bool,
@@ -139,7 +153,7 @@ def _predict_cohort(
     from m3ae_core.regions import scheme_named
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
-    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, check, readers)
+    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, check, readers, uncertainty)
     failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
     print(NOTICE)
     if failures:
@@ -163,16 +177,28 @@ def _share(device: Device, devices: int, nodes: int) -> tuple[str, slice]:
     return str(fabric.device), slice(fabric.global_rank, None, fabric.world_size)
 
 
-def _check_output(output: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
+def _check_output(
+    output: Path, overwrite: bool, inputs: Iterable[Path], uncertainty: Path | None = None
+) -> None:
     """Refuse to write over an input, over an existing file unasked, or under a name that is not NIfTI's."""
     from m3ae_core.data.sidecar import sidecar_of
 
-    if not output.name.endswith((".nii", ".nii.gz")):
-        raise OutputError(
-            "Labels are written as .nii.gz or .nii.", "Choose such a name.", path=output, code="suffix"
+    images = [output, *([uncertainty] if uncertainty else [])]
+    inputs = tuple(inputs)
+    for image in images:
+        if not image.name.endswith((".nii", ".nii.gz")):
+            raise OutputError(
+                "Labels and uncertainty are written as .nii.gz or .nii.",
+                "Choose such a name.",
+                path=image,
+                code="suffix",
+            )
+        refuse_overwriting(image, inputs)
+    if output == uncertainty:
+        raise ConfigError(
+            "Labels and uncertainty cannot share a file.", "Choose another name.", code="arguments"
         )
-    refuse_overwriting(output, inputs)
-    for path in (output, sidecar_of(output)):
+    for path in (*images, sidecar_of(output)):
         if path.exists() and not overwrite:
             raise OutputError(
                 "The file exists.", "Choose another name or pass --overwrite.", path=path, code="exists"

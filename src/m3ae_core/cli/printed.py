@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def print_dice(dice: dict[str, float]) -> None:
     """Print the Dice similarity of each region."""
@@ -18,3 +20,15 @@ def print_reliability(measured: dict[str, dict[str, float]] | None) -> None:
     )
     count = min(int(q["n"]) for q in measured.values())
     print(f"measured with these sequences on {count} validation cases, median Dice (quartiles): {quartiles}")
+
+
+def print_expected(record: dict[str, Any]) -> None:
+    """Say how good this very result should be, and how large the tumour is, from the sidecar's record."""
+    for key, title, form in (("expected_dice", "expected Dice", ".2f"), ("volume_ml", "volume in mL", ".1f")):
+        if record[key]:
+            ranges = "  ".join(
+                f"{region} {r['estimate']:{form}} ({r['low']:{form}}-{r['high']:{form}})"
+                for region, r in record[key].items()
+            )
+            print(f"{title} (range): {ranges}")
+    print(record["calibrated_on"])

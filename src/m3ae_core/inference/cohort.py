@@ -18,7 +18,7 @@ from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import M3AEError, OutputError
 from m3ae_core.events import CaseFailed, CaseSegmented
-from m3ae_core.inference.predictor import Predictor, save_prediction
+from m3ae_core.inference.predictor import Predictor, save_prediction, save_uncertainty
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import BRATS_2023, LabelScheme
 
@@ -51,6 +51,8 @@ class Cohort:
         Look for unprepared images and mixed-up sequences; that may take longer than the segmentation.
     readers
         Cases read ahead, each by a thread of its own.
+    uncertainty
+        The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
     """
 
     predictor: Predictor
@@ -59,6 +61,7 @@ class Cohort:
     overwrite: bool = False
     check: bool = False
     readers: int = 1
+    uncertainty: Path | None = None
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
@@ -88,6 +91,10 @@ class Cohort:
         """Return where the labels of a case go."""
         return self.folder / f"{case}-m3ae.nii.gz"
 
+    def uncertainty_of(self, case: str) -> Path | None:
+        """Return where the uncertainty of a case goes; None if it is not wanted."""
+        return self.uncertainty and self.uncertainty / f"{case}_uncertainty.nii.gz"
+
     def _outcomes(self, cases: Sequence[CaseFiles]) -> Iterator[tuple[str, Future[Outcome]]]:
         """Yield what comes of each case, one case behind, so that it is written while the next is segmented."""
         behind: deque[tuple[str, Future[Outcome]]] = deque()
@@ -107,7 +114,9 @@ class Cohort:
 
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
-        if (known := self._known(files)) is not None:
+        uncertainty = self.uncertainty_of(files.name)
+        complete = uncertainty is None or uncertainty.exists()
+        if (known := self._known(files)) is not None and complete:
             return known
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
         case = read_case(files, self.predictor.config.modality_set)
@@ -123,6 +132,8 @@ class Cohort:
         prediction = self.predictor.predict(content.case, self.scheme, content, check=self.check)
 
         def save() -> Outcome:
+            if uncertainty := self.uncertainty_of(files.name):
+                save_uncertainty(prediction, uncertainty)
             save_prediction(prediction, self.path_of(files.name))
             return Outcome(str(prediction.subset), reused=False)
 

@@ -18,8 +18,8 @@ from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import StandardCase, Standardiser
 from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import voxel_sha256, write_labels
-from m3ae_core.errors import BundleError
+from m3ae_core.data.volume import voxel_sha256, write_image, write_labels
+from m3ae_core.errors import BundleError, OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import ensure_writable, write_json
 from m3ae_core.inference.device import (
@@ -34,11 +34,14 @@ from m3ae_core.inference.device import (
 from m3ae_core.inference.mixup import find_mixup
 from m3ae_core.inference.provenance import describe, find_warnings
 from m3ae_core.inference.unprepared import find_unprepared
+from m3ae_core.measure import voxel_ml
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
+from m3ae_core.trust.calibration import Calibration
+from m3ae_core.trust.judge import brain_of, judge
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,9 @@ class Prediction:
         Sentences the user must see.
     provenance
         JSON-ready record; the sidecar's content.
+    uncertainty
+        (X, Y, Z) float32 in [0, 1]: the chance that a voxel's tissue is wrong, 0 outside the brain. None if the
+        prediction comes without probabilities.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -68,6 +74,7 @@ class Prediction:
     subset: Subset
     warnings: tuple[str, ...]
     provenance: dict[str, Any]
+    uncertainty: FloatArray | None = None
 
 
 class Predictor:
@@ -91,7 +98,7 @@ class Predictor:
     Raises
     ------
     BundleError
-        If the bundle holds no segmenter.
+        If the bundle holds no segmenter, or its card a damaged calibration.
     ConfigError
         If the device is not there, or the window cannot be.
     """
@@ -113,6 +120,8 @@ class Predictor:
             )
         self.bundle = bundle
         self.config = bundle.config if window is None else bundle.config.with_window(window)
+        as_validated = self.config.inference.window == bundle.config.inference.window
+        self.calibration = Calibration.of(bundle.card) if as_validated else None
         self.segmenter = bundle.segmenter.eval()
         if compiled:
             self.segmenter.backbone.compile()
@@ -213,7 +222,11 @@ class Predictor:
             warnings=warnings,
             checked=checked,
         )
-        return Prediction(labels, maps, case.affine, scheme, standard.subset, warnings, record)
+        subset = standard.subset
+        brain = brain_of(case.volumes[name].data for name in subset.present)
+        judged = judge(maps, brain, voxel_ml(case.affine), subset, self.calibration)
+        record |= judged.record
+        return Prediction(labels, maps, case.affine, scheme, subset, warnings, record, judged.uncertainty)
 
     def _use(self, device: torch.device) -> None:
         self.device = device
@@ -255,6 +268,24 @@ class Predictor:
         own = Grid(case.shape, case.affine)
         maps = probabilities.numpy()
         return {name: resample(maps[index], grid, own) for index, name in enumerate(self.config.regions)}
+
+
+def save_uncertainty(prediction: Prediction, path: Path) -> Path:
+    """Write the uncertainty of a prediction (NIfTI, float32, in steps of 1/1024, which compress well).
+
+    Raises
+    ------
+    OutputError
+        If the prediction comes without (``no-uncertainty``), or the file cannot be written.
+    """
+    if prediction.uncertainty is None:
+        raise OutputError(
+            "This prediction comes without uncertainty.",
+            "Segment the case again.",
+            path=path,
+            code="no-uncertainty",
+        )
+    return write_image(path, np.rint(prediction.uncertainty * 1024) / 1024, prediction.affine)
 
 
 def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:

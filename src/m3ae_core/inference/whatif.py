@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class SubsetDone:
-    """The case is segmented from `subset`; the prediction comes without probabilities, to save memory."""
+    """The case is segmented from `subset`; to save memory, without probabilities and uncertainty."""
 
     subset: Subset
     prediction: Prediction
@@ -125,7 +125,7 @@ def sweep(
                 if isinstance(event, Progress):
                     yield replace(event, what=f"subset {count} of {len(subsets)}")
                 else:
-                    yield SubsetDone(subset, replace(event, probabilities={}))
+                    yield SubsetDone(subset, replace(event, probabilities={}, uncertainty=None))
             yield Progress("subsets", count, len(subsets))
 
 

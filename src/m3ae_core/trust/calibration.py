@@ -1,0 +1,110 @@
+"""What `m3ae calibrate` found about a model: the entry ``calibration`` of its card, and the ranges it gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from m3ae_core.errors import BundleError
+from m3ae_core.modalities import Subset
+from m3ae_core.trust.evidence import Evidence
+
+#: The key of a card.
+KEY = "calibration"
+#: How often the truth should lie within a range.
+LEVEL = 0.8
+#: Volumes are compared as ratios of so many mL more, so that a region that is not there has a ratio too.
+LEAST_ML = 1.0
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Range(_Frozen):
+    """An estimate with the closed range that holds the truth in 80 % of cases."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class Fit(_Frozen):
+    """One region seen from one subset of the sequences.
+
+    Attributes
+    ----------
+    temperature
+        Divides the region's logits.
+    dice
+        Intercept of the expected Dice, and its slopes along :attr:`Evidence.features`.
+    dice_error
+        Where 80 % of the differences true Dice - expected Dice lie.
+    volume
+        Log ratio of true to summed volume, both :data:`LEAST_ML` larger: its median, and where 80 % lie.
+    """
+
+    temperature: float
+    dice: tuple[float, ...]
+    dice_error: tuple[float, float]
+    volume: tuple[float, float, float]
+
+    def expected_dice(self, evidence: Evidence) -> Range:
+        """Return what Dice a region with this `evidence` should have, within [0, 1]."""
+        terms = zip(self.dice[1:], evidence.features, strict=True)
+        expected = self.dice[0] + sum(slope * feature for slope, feature in terms)
+        return _range(expected, *(expected + error for error in self.dice_error), most=1.0)
+
+    def volume_ml(self, evidence: Evidence) -> Range:
+        """Return what volume in mL a region with this `evidence` should have."""
+        ratios = (math.exp(ratio) for ratio in self.volume)
+        return _range(*((evidence.soft_ml + LEAST_ML) * ratio - LEAST_ML for ratio in ratios), most=math.inf)
+
+
+class Calibration(_Frozen):
+    """A model's calibration: `fits` by subset and region, and the labelled cases that they come from.
+
+    Attributes
+    ----------
+    cases, cases_sha256
+        How many, and the SHA-256 of the list of their hashes.
+    fits
+        Subset -> region -> fit.
+    """
+
+    cases: int
+    cases_sha256: str
+    fits: dict[str, dict[str, Fit]]
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Calibration | None:
+        """Return the calibration on a bundle's `card`; None if there is none.
+
+        Raises
+        ------
+        BundleError
+            If it is damaged.
+        """
+        if card.get(KEY) is None:
+            return None
+        try:
+            return cls.model_validate(card[KEY])
+        except ValidationError as error:
+            raise BundleError(
+                "The calibration on the model's card is damaged.",
+                "Run `m3ae calibrate` again, or copy the bundle again.",
+                code="calibration",
+            ) from error
+
+    def of_subset(self, subset: Subset) -> dict[str, Fit]:
+        """Return the fit of each region with these sequences; empty if they took no part."""
+        return self.fits.get(str(subset), {})
+
+
+def _range(estimate: float, low: float, high: float, *, most: float) -> Range:
+    kept = (round(min(max(value, 0.0), most), 3) for value in (estimate, low, high))
+    estimate, low, high = kept
+    return Range(estimate=min(max(estimate, low), high), low=low, high=high)
