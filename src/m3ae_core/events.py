@@ -93,7 +93,7 @@ class CaseMeasured:
 class CaseSegmented:
     """Case `done` of `total` is segmented from the sequences `present`; labels and sidecar are safe on disk.
 
-    `reused` tells that an earlier run had done it.
+    `reused` tells that an earlier run had done it; `warnings` are what a user must know about the result.
     """
 
     case: str
@@ -101,6 +101,7 @@ class CaseSegmented:
     total: int
     present: str
     reused: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,13 @@ import psutil  # type: ignore[import-untyped]
 from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import M3AEError
 from m3ae_core.files import remove_stale, write_json
-from m3ae_core.modalities import BRATS, Subset
+from m3ae_core.modalities import Subset
 from m3ae_core.regions import scheme_named
 from napari_m3ae.editing import put
-from napari_m3ae.session import Chosen
+from napari_m3ae.session import Recovered
 
 if TYPE_CHECKING:
     from m3ae_core.inference.predictor import Prediction
@@ -135,9 +134,7 @@ class Autosave:
 
         def show(left: tuple[Prediction, npt.NDArray[np.uint8]]) -> None:
             prediction, edited = left
-            # Only the name is asked of the case: the images themselves may not be open.
-            chosen = Chosen(Case(record.case, BRATS, {}), frozenset(record.content["sources"]), {})
-            self.session.show(prediction, chosen)
+            self.session.show(prediction, Recovered(record.case, frozenset(record.content["sources"]), {}))
             shown = self.session.shown
             if shown is not None:
                 put(shown.layer, edited)

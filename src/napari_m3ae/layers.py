@@ -56,7 +56,8 @@ def display_grid(
 
 def image_layer(volume: Volume, name: str, **facts: Any) -> LayerData:
     """Return a sequence as layer data; `facts` (`modality`, `case`, …) go into the metadata."""
-    shown, keywords = _shown(volume.data, volume.affine, name, {"path": volume.path, **facts})
+    noted = {"path": volume.path, "notes": volume.notes, **facts}
+    shown, keywords = _shown(volume.data, volume.affine, name, noted)
     sample = volume.data[::2, ::2, ::2]
     return shown, {**keywords, "colormap": "gray", "contrast_limits": grey_range(sample)}, "image"
 
@@ -131,7 +132,7 @@ def to_volume(layer: Layer) -> Volume:
     known = facts(layer)
     if "affine" in known:
         data = np.transpose(layer.data, np.argsort(known["axes"]))
-        return Volume(data, np.asarray(known["affine"]), known.get("path"))
+        return Volume(data, np.asarray(known["affine"]), known.get("path"), known.get("notes", ()))
     if tuple(layer.axis_labels) == AXES and layer.ndim == 3:
         return Volume(np.transpose(layer.data, (2, 1, 0)), _affine_of(layer), None)
     raise InputError(

@@ -56,13 +56,24 @@ class Chosen(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to bring the sequences onto one grid, and what their names tell against them, as sentences."""
+        """What the sequences' names tell against them, as sentences."""
         paths = {name: volume.path for name, volume in self.case.volumes.items() if volume.path is not None}
         doubt = names_disagree(paths, self.case.modalities)
-        moved = (
-            f"{name} was resampled to the grid of {next(iter(self.case.volumes))}." for name in self.moved
-        )
-        return (*moved, doubt) if doubt else tuple(moved)
+        return (doubt,) if doubt else ()
+
+    @property
+    def name(self) -> str:
+        """What the case is called."""
+        return self.case.name
+
+
+class Recovered(NamedTuple):
+    """Whose a result is that is shown without the images it was made of."""
+
+    name: str
+    sources: frozenset[str]
+    known: dict[Subset, Prediction]
+    notes: tuple[str, ...] = ()
 
 
 class Session:
@@ -255,14 +266,14 @@ class Session:
         yield Progress("loading the model", 0, 0)
         yield from self.predictor().run(case, check=True)
 
-    def show(self, prediction: Prediction, chosen: Chosen) -> None:
+    def show(self, prediction: Prediction, chosen: Chosen | Recovered) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
         if notes := chosen.notes:
             told = tuple(dict.fromkeys((*prediction.warnings, *notes)))
             record = {**prediction.provenance, "warnings": list(told)}
             prediction = replace(prediction, warnings=told, provenance=record)
         chosen.known[prediction.subset] = replace(prediction, probabilities={})
-        self.shown = show(self.viewer, prediction, chosen.case.name, chosen.sources, self.shown)
+        self.shown = show(self.viewer, prediction, chosen.name, chosen.sources, self.shown)
         used = used_and_substituted(prediction.subset, "were used", "were substituted")
         self._update(result=f"{self.shown.layer.name}: {used}", warnings=tuple(prediction.warnings))
 

@@ -33,17 +33,26 @@ def test_volumes_on_one_grid_are_left_as_they_are():
 
 def test_grid_counts_as_another_beyond_the_tolerance_and_with_another_shape():
     others = {
-        "T1": volume(affine(origin=(2e-3, 0, 0))),
+        "T1": volume(affine(origin=(0.2, 0, 0))),
         "T1c": volume(shape=(10, 12, 9)),
-        "T2": volume(affine(spacing=(1, 1, 1.001))),
+        "T2": volume(affine(spacing=(1, 1, 1.02))),
     }
     assert on_other_grid({"FLAIR": volume(), **others}) == ("T1", "T1c", "T2")
+
+
+def test_rounding_of_a_header_is_passed_over_and_said():
+    rounded = volume(affine(origin=(0.005, 0, 0)))
+    aligned, moved = to_one_grid({"FLAIR": volume(), "T2": rounded})
+    assert moved == ()
+    assert aligned["T2"].data is rounded.data
+    assert aligned["T2"].notes == ("The header places it 0.005 mm from FLAIR; that was taken for rounding.",)
 
 
 def test_shift_by_whole_voxels_copies_slices():
     moved = volume(affine(origin=(2, 0, -1)), name="t2.nii.gz")
     aligned, names = to_one_grid({"FLAIR": volume(), "T2": moved})
     assert names == ("T2",)
+    assert aligned["T2"].notes == ("resampled to the grid of FLAIR.",)
     np.testing.assert_array_equal(aligned["T2"].data[2:, :, :7], moved.data[:8, :, 1:])
     assert not aligned["T2"].data[:2].any()
     assert not aligned["T2"].data[:, :, 7:].any()

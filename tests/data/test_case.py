@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from m3ae_core.data.case import (
     require_same_grid,
 )
 from m3ae_core.data.phantom import AFFINE, LABELS, phantom, write_phantom
+from m3ae_core.data.phantom import AFFINE as PHANTOM_AFFINE
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import ConfigError, InputError
 from m3ae_core.modalities import BRATS, Modality, ModalitySet
@@ -245,9 +247,9 @@ def test_without_and_only(files: CaseFiles) -> None:
 
 def test_grids_within_the_tolerance_are_one(files: CaseFiles) -> None:
     volume = read_volume(files.images["T1"])
-    for shift, accepted in ((0.0009, True), (0.0011, False)):
+    for voxels, accepted in ((0.09, True), (0.11, False)):
         affine = volume.affine.copy()
-        affine[1, 3] += shift
+        affine[1, 3] += voxels * min(volume.spacing)
         pair = {"T1": volume, "T2": Volume(volume.data, affine)}
         if accepted:
             require_same_grid(pair)
@@ -266,9 +268,66 @@ def test_volumes_without_files_can_be_compared() -> None:
 def test_a_tilt_that_moves_only_distant_voxels_is_noticed(files: CaseFiles) -> None:
     volume = read_volume(files.images["T1"])
     affine = volume.affine.copy()
-    affine[0, 1] += 0.0005  # within the tolerance as a number, 8 µm at the far end
+    affine[0, 1] += 0.2 * min(volume.spacing) / volume.shape[1]  # a fifth of a voxel at the far end
     with pytest.raises(InputError):
         require_same_grid({"T1": volume, "T2": Volume(volume.data, affine)})
+
+
+# --- what a case made in Python must be ------------------------------------------------------------
+
+
+def made(**changes: Any) -> Case:
+    """A phantom of two sequences, of which some were replaced; None leaves one out."""
+    images = {name: Volume(phantom()[0][name], PHANTOM_AFFINE) for name in ("FLAIR", "T2")}
+    return Case("x", BRATS, {name: v for name, v in {**images, **changes}.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"FLAIR": None, "T2": None}, "no-sequence"),
+        ({"T2": Volume(np.zeros((4, 4), np.float32), PHANTOM_AFFINE)}, "not-3d"),
+        ({"T2": Volume(np.zeros((4, 4, 4, 2), np.float32), PHANTOM_AFFINE)}, "not-3d"),
+        ({"T2": Volume(phantom()[0]["T2"], np.zeros((4, 4)))}, "affine"),
+        ({"T1": Volume(2.5 * phantom()[0]["T2"] - 40, PHANTOM_AFFINE)}, "duplicate"),
+        ({"T1": Volume(300 - phantom()[0]["T2"], PHANTOM_AFFINE)}, "duplicate"),
+        ({"T2": Volume(phantom()[0]["T2"], np.diag([4.0, 4, 4, 1]) + 1e4 * np.eye(4, k=3))}, "no-overlap"),
+    ],
+)
+def test_a_case_that_cannot_be(changes: dict[str, Volume | None], code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        made(**changes)
+    assert caught.value.code == code
+
+
+def test_an_unknown_sequence_is_refused() -> None:
+    with pytest.raises(ConfigError, match="CT"):
+        made(CT=Volume(phantom(seed=1)[0]["T1"], PHANTOM_AFFINE))
+
+
+def test_every_volume_is_laid_by_its_own_affine() -> None:
+    """The same image, its axes stored in another order and direction, is the same case."""
+    data = phantom()[0]["T2"].transpose(2, 0, 1)[:, ::-1]
+    turn = np.array([[0, -1, 0, data.shape[1] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    case = made(T2=Volume(data, PHANTOM_AFFINE @ turn))
+    np.testing.assert_array_equal(case.volumes["T2"].data, phantom()[0]["T2"])
+    np.testing.assert_array_equal(case.volumes["T2"].affine, PHANTOM_AFFINE)
+    assert case.notes == ("T2: resampled to the grid of FLAIR.",)
+
+
+def test_volumes_come_in_the_order_of_the_set_and_a_sound_case_has_no_notes() -> None:
+    volumes = {name: Volume(phantom()[0][name], PHANTOM_AFFINE) for name in ("T2", "T1", "FLAIR")}
+    case = Case("x", BRATS, volumes)
+    assert list(case.volumes) == ["FLAIR", "T1", "T2"]
+    assert all(case.volumes[name] is volumes[name] for name in volumes)
+    assert case.notes == ()
+
+
+def test_one_note_names_all_sequences_that_it_holds_for() -> None:
+    volumes = {name: Volume(phantom()[0][name] - 1, np.diag([4.0, 4, 4, 1])) for name in ("FLAIR", "T2")}
+    background, orientation = Case("x", BRATS, volumes).notes
+    assert background == "FLAIR, T2: The background was -1 instead of 0; it was set to 0."
+    assert "orientation" in orientation
 
 
 # --- the synthetic case ----------------------------------------------------------------------------

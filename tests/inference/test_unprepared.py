@@ -54,7 +54,13 @@ def test_a_background_that_is_not_zero(case):
     data = case.volumes["T2"].data
     noise = np.random.default_rng(0).rayleigh(5, data.shape)
     assert "background" in sentence(changed(case, "T2", data + noise), "T2")
-    assert "background" in sentence(changed(case, "T2", (data - data.mean()) / data.std()), "T2")
+
+
+def test_a_background_that_is_another_constant_is_repaired(case):
+    data = case.volumes["T2"].data
+    standardised = changed(case, "T2", (data - data.mean()) / data.std())
+    assert find_unprepared(standardised) == ()
+    assert standardised.notes[0].startswith("T2: The background was")
 
 
 def test_intensities_do_not_matter(case):

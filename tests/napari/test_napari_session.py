@@ -258,10 +258,10 @@ def test_image_on_another_grid_is_resampled_and_that_is_said(session, case, pred
     (handed,) = predictor.cases
     assert handed.volumes["T2"].shape == handed.volumes["FLAIR"].shape
     np.testing.assert_array_equal(handed.volumes["T2"].affine, handed.volumes["FLAIR"].affine)
-    assert session.state.warnings == ("T2 was resampled to the grid of FLAIR.",)
+    assert session.state.warnings == ("T2: resampled to the grid of FLAIR.",)
     session.save(tmp_path / "out.nii.gz")
     (record,) = tmp_path.glob("out*.json")
-    assert json.loads(record.read_text())["warnings"] == ["T2 was resampled to the grid of FLAIR."]
+    assert json.loads(record.read_text())["warnings"] == ["T2: resampled to the grid of FLAIR."]
 
 
 def test_images_of_different_places_are_refused(session, case, viewer, predictor, told, tmp_path):

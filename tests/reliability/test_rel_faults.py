@@ -83,10 +83,10 @@ def displayed() -> Any:
     from napari.components import ViewerModel
 
     from napari_m3ae.jobs import InlineRunner
-    from napari_m3ae.session import Chosen, Session
+    from napari_m3ae.session import Recovered, Session
 
     session = Session(ViewerModel(), InlineRunner())
-    session.show(predicted(0), Chosen(Case("case", BRATS, {}), frozenset({"source"}), {}))
+    session.show(predicted(0), Recovered("case", frozenset({"source"}), {}))
     return session
 
 

@@ -26,7 +26,6 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.data.case import Case
 from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import read_labels
 from m3ae_core.evaluation.slices import Slices, read_slices, write_slices
@@ -244,11 +243,11 @@ def shown_session() -> Any:
     from napari.components import ViewerModel
 
     from napari_m3ae.jobs import InlineRunner
-    from napari_m3ae.session import Chosen, Session
+    from napari_m3ae.session import Recovered, Session
 
     session = Session(ViewerModel(), InlineRunner())
     made = prediction(noise(0), {"made_by": {"edited": False}})
-    session.show(made, Chosen(Case("case", BRATS, {}), frozenset({"source"}), {}))
+    session.show(made, Recovered("case", frozenset({"source"}), {}))
     return session
 
 

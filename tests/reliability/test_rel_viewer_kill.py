@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.modalities import BRATS
@@ -42,13 +41,13 @@ def paint_until_killed(folder: Path, seconds: int | None) -> None:
     import napari
     from qtpy.QtCore import QTimer
 
-    from napari_m3ae.session import Chosen
+    from napari_m3ae.session import Recovered
 
     viewer = napari.Viewer(show=True)
     _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
     record = {"made_by": {"edited": False}}
     made = Prediction(phantom()[1], {}, AFFINE, BRATS_2023, BRATS.subset(("T2",)), (), record)
-    panel.session.show(made, Chosen(Case("case", BRATS, {}), frozenset({"source"}), {}))
+    panel.session.show(made, Recovered("case", frozenset({"source"}), {}))
     if seconds is not None:
         panel.edit.timer.setInterval(1000 * seconds)
     shown, rng = panel.session.shown, np.random.default_rng()

@@ -69,9 +69,11 @@ def show(bar: Any, event: Any) -> None:
             )
         case Saved(path, epoch):
             bar.write(f"epoch {epoch}  saved {path}")
-        case CaseSegmented(case, done, total, present, reused):
+        case CaseSegmented(case, done, total, present, reused, warnings):
             _move(bar, "cases", done, total)
             bar.write(f"{done}/{total}  {case}  from {present}{'  (done before)' if reused else ''}")
+            for warning in warnings:
+                bar.write(f"  warning: {warning}")
         case CaseFailed(case, done, total, error):
             _move(bar, "cases", done, total)
             bar.write(f"{done}/{total}  {case}  failed: {error.problem}")

@@ -13,8 +13,8 @@ import numpy.typing as npt
 #: Plausible voxel sides, and distances from the world's origin, in mm.
 SPACING_LIMITS = (0.01, 100.0)
 ORIGIN_LIMIT = 1e5
-#: Largest cosine between two axes that still counts as a right angle.
-SHEAR_TOLERANCE = 1e-3
+#: Largest cosine between two axes that still counts as a right angle (0.3 degrees; headers are rounded).
+SHEAR_TOLERANCE = 5e-3
 
 Affine = npt.NDArray[np.float64]
 
@@ -53,6 +53,11 @@ def flaw(affine: Affine) -> str:
     if np.abs(directions.T @ directions - np.eye(3)).max() > SHEAR_TOLERANCE:
         return "its axes are not at right angles (shear)"
     return ""
+
+
+def tells_nothing(affine: Affine) -> bool:
+    """Tell whether an affine holds voxel sizes alone, as a program writes that knows neither directions nor origin."""
+    return bool(np.array_equal(affine, np.diag([*np.diag(affine)[:3], 1])) and affine.diagonal().min() > 0)
 
 
 def contradict(first: Affine, second: Affine) -> bool:

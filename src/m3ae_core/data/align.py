@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from m3ae_core.data.affine import largest_shift
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 
 #: Least share of an image's content that must lie in the first image's field of view.
 LEAST_INSIDE = 0.5
+#: Largest distance in mm between two headers' ideas of where a voxel is that goes without saying.
+SAME_MM = 1e-3
 #: Sample points along each side of the box around the content.
 _POINTS = 16
 
 
 def on_other_grid(volumes: Mapping[str, Volume]) -> tuple[str, ...]:
-    """Return the names of the volumes that do not lie on the grid of the first one, within 1e-3 mm."""
+    """Return the names of the volumes that do not lie on the grid of the first one, within a tenth of a voxel."""
     grids = {name: Grid(volume.shape, volume.affine) for name, volume in volumes.items()}
     first = next(iter(grids.values()))
     return tuple(name for name, grid in grids.items() if not first.is_like(grid))
@@ -28,7 +32,8 @@ def to_one_grid(volumes: Mapping[str, Volume]) -> tuple[dict[str, Volume], tuple
     """Bring all volumes onto the grid of the first one.
 
     Interpolation is linear; where two grids differ by whole voxels, flips or the order of axes, slices are copied
-    exactly. Volumes that lie on that grid already are returned as they are, all keep their `path`.
+    exactly. Volumes that lie on that grid already are returned as they are, all keep their `path`. What was done, and
+    where headers differ by a rounding error that was passed over, is among the notes of each.
 
     Returns
     -------
@@ -43,15 +48,28 @@ def to_one_grid(volumes: Mapping[str, Volume]) -> tuple[dict[str, Volume], tuple
     moved = on_other_grid(volumes)
     for name in moved:
         require_overlap(volumes, name)
-    first = next(iter(volumes.values()))
-    target = Grid(first.shape, first.affine)
+    reference, first = next(iter(volumes.items()))
     aligned = {
-        name: Volume(resample(v.data, Grid(v.shape, v.affine), target), first.affine, v.path)
-        if name in moved
-        else v
+        name: _resampled(v, first, reference) if name in moved else _noted(v, first, reference)
         for name, v in volumes.items()
     }
     return aligned, moved
+
+
+def _resampled(volume: Volume, first: Volume, reference: str) -> Volume:
+    """Return a volume on the grid of the first one, which is called `reference`."""
+    data = resample(volume.data, Grid(volume.shape, volume.affine), Grid(first.shape, first.affine))
+    notes = (*volume.notes, f"resampled to the grid of {reference}.")
+    return replace(volume, data=data, affine=first.affine, notes=notes)
+
+
+def _noted(volume: Volume, first: Volume, reference: str) -> Volume:
+    """Return a volume that counts as on the grid of the first one, on that grid, with a note if its header differs."""
+    shift = largest_shift(volume.affine, first.affine, first.shape)
+    if shift <= SAME_MM:
+        return volume
+    note = f"The header places it {shift:.1g} mm from {reference}; that was taken for rounding."
+    return replace(volume, affine=first.affine, notes=(*volume.notes, note))
 
 
 def require_overlap(volumes: Mapping[str, Volume], name: str) -> None:

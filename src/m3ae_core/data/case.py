@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
-from m3ae_core.data.affine import Affine, describe
+from m3ae_core.data.affine import Affine, describe, tells_nothing
 from m3ae_core.data.grid import Grid
+from m3ae_core.data.together import fit_together
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
@@ -26,6 +24,10 @@ OWN_RESULT = "m3ae"
 CHANNEL_SUFFIXES = {"0000": "FLAIR", "0001": "T1", "0002": "T1c", "0003": "T2"}
 
 _ENDINGS = (".nii", ".nii.gz")
+_NO_ORIENTATION = (
+    "The headers do not tell the orientation of the images (no directions, no origin); left and right were taken as "
+    "the voxels are stored, the first axis towards the right. Compare with the original before you rely on a side."
+)
 _DEPTH = 2  # HGG/Brats18_x_1 below the chosen folder
 
 
@@ -42,6 +44,9 @@ class CaseFiles:
 class Case:
     """The sequences of one patient, all on one grid.
 
+    Each volume is laid on the grid of the first one by its own affine, and its background made 0
+    (:mod:`m3ae_core.data.together`); :attr:`notes` say so.
+
     Attributes
     ----------
     name
@@ -50,11 +55,36 @@ class Case:
         The modality set; those of its members that are not in `volumes` are missing.
     volumes
         The images by name, in the set's order. All have the same shape and affine.
+
+    Raises
+    ------
+    InputError
+        If there is no volume (``no-sequence``), or they do not fit together (the codes of
+        :func:`~m3ae_core.data.together.fit_together`).
+    ConfigError
+        If a name does not belong to the modality set.
     """
 
     name: str
     modalities: ModalitySet
     volumes: Mapping[str, Volume]
+
+    def __post_init__(self) -> None:
+        present = self.modalities.subset(self.volumes).present
+        if not present:
+            raise _no_sequence(f"The case {self.name} has no sequence", self.modalities)
+        fitting = fit_together({name: self.volumes[name] for name in present})
+        object.__setattr__(self, "volumes", fitting)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user must know about how the images were read and laid together, as sentences."""
+        found: dict[str, list[str]] = {}
+        for name, volume in self.volumes.items():
+            for note in volume.notes:
+                found.setdefault(note, []).append(name)
+        notes = tuple(f"{', '.join(names)}: {note}" for note, names in found.items())
+        return (*notes, _NO_ORIENTATION) if tells_nothing(self.affine) else notes
 
     @property
     def subset(self) -> Subset:
@@ -226,8 +256,7 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
     Raises
     ------
     InputError
-        If there is no sequence (``no-sequence``), the same image stands for two sequences (``duplicate``),
-        the images do not share one grid (``grids-differ``), or a file cannot be used (the codes of
+        If the sequences make no :class:`Case`, or a file cannot be used (the codes of
         :func:`~m3ae_core.data.volume.read_volume`).
     ConfigError
         If a name does not belong to the modality set.
@@ -237,10 +266,6 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
         raise _no_sequence(f"The case {files.name} has no sequence", modalities)
     with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
         volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
-    require_same_grid(volumes)
-    for first, second in combinations(names, 2):
-        if np.array_equal(volumes[first].data, volumes[second].data):
-            raise _duplicate(first, second, files.images)
     return Case(files.name, modalities, volumes)
 
 
@@ -263,7 +288,7 @@ def read_case_labels(files: CaseFiles, case: Case) -> Volume:
 
 
 def require_same_grid(volumes: Mapping[str, Volume]) -> None:
-    """Check that all volumes have one shape and, within 1e-3 mm at every voxel, one affine.
+    """Check that all volumes have one shape and, within a tenth of a voxel at every voxel, one affine.
 
     Raises
     ------
@@ -357,13 +382,3 @@ def _expected(modalities: ModalitySet) -> str:
 def _no_sequence(problem: str, modalities: ModalitySet, path: Path | None = None) -> InputError:
     fix = f"At least one is needed, as a .nii or .nii.gz file named after it: {_expected(modalities)}."
     return InputError(f"{problem}.", fix, path=path, code="no-sequence")
-
-
-def _duplicate(first: str, second: str, images: Mapping[str, Path]) -> InputError:
-    names = " and ".join(printable(images[name].name) for name in (first, second))
-    return InputError(
-        f"{first} and {second} are the same image ({names}).",
-        "Give each sequence its own image; leave out those that were not acquired.",
-        path=images[second],
-        code="duplicate",
-    )

@@ -22,8 +22,8 @@ Matrix = npt.NDArray[np.floating]
 
 #: Voxel indices closer than this are the same place (NIfTI stores affines in single precision).
 TOLERANCE = 1e-3
-#: Largest distance in mm between two files' ideas of where a voxel is.
-GRID_TOLERANCE = 1e-3
+#: Largest distance, in voxels, between two files' ideas of where a voxel is.
+GRID_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +45,10 @@ class Grid:
 
     def is_like(self, other: Grid) -> bool:
         """Whether both have one shape and lie, within :data:`GRID_TOLERANCE` at every voxel, in the same place."""
-        return (
-            self.shape == other.shape
-            and largest_shift(self.affine, other.affine, self.shape) <= GRID_TOLERANCE
-        )
+        if self.shape != other.shape:
+            return False
+        shift = largest_shift(self.affine, other.affine, self.shape)
+        return shift <= GRID_TOLERANCE * min(*self.spacing, *other.spacing)
 
     def corners(self, low: npt.ArrayLike = (0, 0, 0), high: npt.ArrayLike | None = None) -> Matrix:
         """Return the 8 outer corners (8, 3), in world mm, of the voxel box from `low` to `high` (exclusive)."""

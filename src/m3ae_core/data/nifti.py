@@ -43,6 +43,8 @@ _REAL_TYPES = {
     1280: "u8",
 }
 _OTHER_TYPES = {32: "complex numbers", 1792: "complex numbers", 128: "RGB colours", 2304: "RGBA colours"}
+_NO_BITS = "The header's bits per voxel (bitpix) are 0; those of its data type were taken."
+_NO_OFFSET = "The header's position of the first voxel (vox_offset) is 0; just after the header was taken."
 _CONVERT = "Convert it to a NIfTI file (.nii or .nii.gz)."
 _FETCH = "Download the file itself; this is only a pointer to it."
 _WEB = "Download the file again; the server sent a page instead of the image."
@@ -78,6 +80,8 @@ class Declared:
         Type of the stored voxels, byte order included.
     offset
         Position of the first voxel in the file, in bytes.
+    notes
+        A sentence for each field that said nothing and was filled in.
     """
 
     version: int
@@ -86,6 +90,7 @@ class Declared:
     shape: tuple[int, int, int]
     dtype: np.dtype[np.generic]
     offset: int
+    notes: tuple[str, ...] = ()
 
     @property
     def end(self) -> int:
@@ -137,13 +142,15 @@ def parse_header(head: bytes) -> Declared:
         raise _truncated("it ends within the header")
     fields = np.frombuffer(head, layout, count=1)[0]
     _check_units(int(fields["xyzt_units"]))
+    bits, offset = int(fields["bitpix"]), float(fields["vox_offset"])
     return Declared(
         version=version,
         order=order,
         block=head[: layout.itemsize],
         shape=_shape([int(size) for size in fields["dim"]]),
-        dtype=_dtype(int(fields["datatype"]), int(fields["bitpix"])).newbyteorder(order),
-        offset=_offset(float(fields["vox_offset"]), minimum=layout.itemsize + 4),
+        dtype=_dtype(int(fields["datatype"]), bits).newbyteorder(order),
+        offset=_offset(offset, minimum=layout.itemsize + 4),
+        notes=(*[_NO_BITS] * (bits == 0), *[_NO_OFFSET] * (offset == 0)),
     )
 
 
@@ -247,13 +254,13 @@ def _shape(dim: list[int]) -> tuple[int, int, int]:
 
 
 def _dtype(datatype: int, bits: int) -> np.dtype[np.generic]:
-    """Return the voxel type of a NIfTI `datatype` code; only real numbers are accepted."""
+    """Return the voxel type of a NIfTI `datatype` code; only real numbers are accepted. No bits: those of the type."""
     if datatype not in _REAL_TYPES:
         kind = _OTHER_TYPES.get(datatype, f"values of the unsupported type {datatype}")
         problem, fix = f"The voxels are {kind}, not real numbers.", "Save the image as int16 or float32."
         raise InputError(problem, fix, code="dtype")
     dtype: np.dtype[np.generic] = np.dtype(_REAL_TYPES[datatype])
-    if bits != 8 * dtype.itemsize:
+    if bits not in (0, 8 * dtype.itemsize):
         raise InputError(
             f"The header contradicts itself: {dtype} voxels of {bits} bits.",
             "The file is damaged or badly written; obtain it again or re-save it.",
@@ -263,7 +270,9 @@ def _dtype(datatype: int, bits: int) -> np.dtype[np.generic]:
 
 
 def _offset(value: float, minimum: int) -> int:
-    """Return the position of the first voxel in bytes."""
+    """Return the position of the first voxel in bytes; 0 stands for the first possible one."""
+    if value == 0:
+        return minimum
     if not (minimum <= value <= MAX_OFFSET and value == int(value)):
         raise InputError(
             f"The header places the first voxel at byte {value:g}; expected {minimum} to {MAX_OFFSET}.",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -25,12 +25,15 @@ import numpy.typing as npt
 from nibabel.volumeutils import apply_read_scaling
 
 from m3ae_core.data.affine import Affine, contradict, describe, flaw, spacing_of
+from m3ae_core.data.background import without_background
 from m3ae_core.data.nifti import Declared, read_stream
 from m3ae_core.errors import InputError, OutputError
 from m3ae_core.files import atomic_write
 
 #: Largest distance of a label value from an integer.
 LABEL_TOLERANCE = 1e-3
+#: Largest step between scaled integers that still tells labels from interpolated values (0 to 25 in 8 bits).
+LABEL_STEP = 0.1
 
 #: NIfTI's "coordinates aligned to another file's": a result lies in the world of the image it was made from,
 #: and whether that is a scanner's or an atlas's is not ours to claim.
@@ -53,11 +56,14 @@ class Volume:
         4×4 float64 matrix from voxel indices to RAS world millimetres.
     path
         The file it was read from, if any.
+    notes
+        What was filled in or changed to make it usable, as sentences.
     """
 
     data: npt.NDArray[Any]
     affine: Affine
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,8 +90,9 @@ def voxel_sha256(data: npt.NDArray[Any]) -> str:
 def read_volume(path: Path | str) -> Volume:
     """Read an MRI sequence from a `.nii` or `.nii.gz` file.
 
-    Returns float32 voxels (X, Y, Z) with the file's intensity scaling applied. Whether the file is compressed
-    is decided by its content, not by its name.
+    Returns float32 voxels (X, Y, Z) with the file's intensity scaling applied and a background of 0
+    (:func:`~m3ae_core.data.background.without_background`). Whether the file is compressed is decided by its
+    content, not by its name. Of two fields of the header that say the same, a good one stands in for a bad one.
 
     Raises
     ------
@@ -94,25 +101,26 @@ def read_volume(path: Path | str) -> Volume:
         ``missing``, ``not-a-file``, ``empty``, ``unreadable`` (the file as such);
         ``not-nifti``, ``dicom``, ``truncated``, ``damaged``, ``oversized`` (its bytes);
         ``not-3d``, ``too-large``, ``dtype``, ``offset``, ``units``, ``scaling``, ``memory`` (its header);
-        ``affine``, ``orientation-unknown``, ``qform-sform`` (its geometry);
+        ``affine``, ``qform-sform`` (its geometry);
         ``nonfinite``, ``constant`` (its voxels).
     """
     path = Path(path)
     with _naming(path):
-        values, affine = _read(path)
-        data = values.astype(np.float32, copy=False)
+        stored = _read(path)
+        data, notes = without_background(stored.values.astype(np.float32, copy=False))
         _refuse_nonfinite(data)
         if data.min() == data.max():
             problem = f"All voxels have the value {data.flat[0]:g}."
             raise InputError(problem, "Choose an image with content.", code="constant")
-        return Volume(data, affine, path)
+        return Volume(data, stored.affine, path, (*stored.notes, *notes))
 
 
 def read_labels(path: Path | str) -> Volume:
     """Read a label map from a `.nii` or `.nii.gz` file.
 
-    Returns uint8 voxels (X, Y, Z). Values stored as decimals are accepted within 1e-3 of integers. An empty
-    map (all background) is legal.
+    Returns uint8 voxels (X, Y, Z). Values stored as decimals are accepted within 1e-3 of integers, and those stored
+    in scaled integers within half a step of their scale, if that is fine enough. An empty map (all background) is
+    legal.
 
     Raises
     ------
@@ -122,16 +130,17 @@ def read_labels(path: Path | str) -> Volume:
     """
     path = Path(path)
     with _naming(path):
-        values, affine = _read(path)
+        stored = _read(path)
+        values = stored.values
         if values.dtype.kind == "f":
-            values = _rounded(values)
+            values = _rounded(values, max(LABEL_TOLERANCE, 0.51 * stored.step * (stored.step <= LABEL_STEP)))
         if values.min() < 0 or values.max() > 255:
             raise InputError(
                 f"The label values reach from {values.min():g} to {values.max():g}; allowed are 0 to 255.",
                 "Choose a label map, not an image, or renumber its labels.",
                 code="labels-range",
             )
-        return Volume(values.astype(np.uint8, copy=False), affine, path)
+        return Volume(values.astype(np.uint8, copy=False), stored.affine, path, stored.notes)
 
 
 def write_labels(path: Path | str, labels: npt.NDArray[np.integer | np.bool_], affine: Affine) -> Path:
@@ -184,8 +193,17 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(problem, _RESAVE, path=path, code="damaged") from error
 
 
-def _read(path: Path) -> tuple[npt.NDArray[Any], Affine]:
-    """Return the scaled voxels (X, Y, Z) in their natural type, and the affine."""
+class _Stored(NamedTuple):
+    """Scaled voxels (X, Y, Z) in their natural type; `step` lies between neighbouring ones if they are integers."""
+
+    values: npt.NDArray[Any]
+    affine: Affine
+    step: float
+    notes: tuple[str, ...]
+
+
+def _read(path: Path) -> _Stored:
+    """Return what a file holds."""
     if "\0" in str(path):
         raise FileNotFoundError
     status = path.stat()
@@ -197,11 +215,13 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Affine]:
     with path.open("rb") as stream:
         declared, content = read_stream(stream)
     header = _header(declared)
-    affine = _affine(header)
+    affine, notes = _affine(header)
     stored: npt.NDArray[Any] = np.ndarray(
         declared.shape, declared.dtype, buffer=content, offset=declared.offset, order="F"
     )
-    return apply_read_scaling(stored, *_scaling(header)), affine
+    slope, inter = _scaling(header)
+    step = abs(slope) if stored.dtype.kind in "iu" else 0.0
+    return _Stored(apply_read_scaling(stored, slope, inter), affine, step, (*declared.notes, *notes))
 
 
 def _header(declared: Declared) -> nib.Nifti1Header:
@@ -222,34 +242,44 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     return slope, inter
 
 
-def _affine(header: nib.Nifti1Header) -> Affine:
-    """Return the file's affine: the sform where there is one, else the qform."""
-    forms = {name: _form(header, name) for name in ("sform", "qform") if int(header[f"{name}_code"]) > 0}
-    if not forms:
+def _affine(header: nib.Nifti1Header) -> tuple[Affine, tuple[str, ...]]:
+    """Return the file's affine (the sform where there is a good one, else the qform, else the voxel sizes), and notes.
+
+    Without either, the NIfTI standard says that the voxels' axes run to the right, front and top.
+    """
+    found = {name: _form(header, name) for name in ("sform", "qform") if int(header[f"{name}_code"]) > 0}
+    good = {name: form for name, form in found.items() if not isinstance(form, InputError)}
+    bad = [error for error in found.values() if isinstance(error, InputError)]
+    if bad and not good:
+        raise bad[0]
+    if len(good) == 2 and contradict(good["sform"], good["qform"]):
         raise InputError(
-            "The header does not say how the voxels lie in space (qform and sform codes are both 0).",
-            "Set the orientation in a viewer such as ITK-SNAP or 3D Slicer and save the image again.",
-            code="orientation-unknown",
-        )
-    if len(forms) == 2 and contradict(forms["sform"], forms["qform"]):
-        raise InputError(
-            f"The header holds two contradicting geometries: {describe(forms['sform'])} (sform) and "
-            f"{describe(forms['qform'])} (qform).",
+            f"The header holds two contradicting geometries: {describe(good['sform'])} (sform) and "
+            f"{describe(good['qform'])} (qform).",
             "Find out which one is right and save the image with that one alone.",
             code="qform-sform",
         )
-    return next(iter(forms.values()))
+    notes = tuple(f"{error.problem} Its {name} was taken." for error in bad for name in good)
+    return (next(iter(good.values())) if good else _sizes_alone(header)), notes
 
 
-def _form(header: nib.Nifti1Header, name: str) -> Affine:
-    """Return the header's "sform" or "qform" as a usable affine."""
+def _sizes_alone(header: nib.Nifti1Header) -> Affine:
+    """Return the affine of a header that says nothing but the voxels' sizes."""
+    affine = np.diag([*np.abs(np.asarray(header["pixdim"][1:4], np.float64)), 1.0])
+    if problem := flaw(affine):
+        raise InputError(f"The header's voxel sizes are not usable: {problem}.", _RESAVE, code="affine")
+    return affine
+
+
+def _form(header: nib.Nifti1Header, name: str) -> Affine | InputError:
+    """Return the header's "sform" or "qform" as a usable affine, or what is wrong with it."""
     try:
         affine = header.get_sform() if name == "sform" else header.get_qform()
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"The header's {name} is not valid.", _RESAVE, code="affine") from error
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return InputError(f"The header's {name} is not valid.", _RESAVE, code="affine")
     affine = np.asarray(affine, np.float64)
     if problem := flaw(affine):
-        raise InputError(f"The header's {name} is not usable: {problem}.", _RESAVE, code="affine")
+        return InputError(f"The header's {name} is not usable: {problem}.", _RESAVE, code="affine")
     return affine
 
 
@@ -263,11 +293,11 @@ def _refuse_nonfinite(data: npt.NDArray[Any]) -> None:
         )
 
 
-def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _rounded(values: npt.NDArray[Any], tolerance: float) -> npt.NDArray[Any]:
     """Return label values rounded to integers, which they must nearly be already."""
     _refuse_nonfinite(values)
     rounded: npt.NDArray[Any] = np.rint(values)
-    bad = np.abs(values - rounded) > LABEL_TOLERANCE
+    bad = np.abs(values - rounded) > tolerance
     if count := np.count_nonzero(bad):
         first = _first(bad)
         raise InputError(

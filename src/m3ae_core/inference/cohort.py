@@ -27,10 +27,11 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: the sequences `present`, and whether an earlier run had done it."""
+    """What came of a case: the sequences `present`, whether an earlier run had done it, and the result's warnings."""
 
     present: str
     reused: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Cohort:
         for done, (name, outcome) in enumerate(chain(refused, self._outcomes(cases)), 1):
             try:
                 found = outcome.result()
-                yield CaseSegmented(name, done, total, found.present, found.reused)
+                yield CaseSegmented(name, done, total, found.present, found.reused, found.warnings)
             except M3AEError as error:
                 yield CaseFailed(name, done, total, error)
 
@@ -135,7 +136,7 @@ class Cohort:
             if uncertainty := self.uncertainty_of(files.name):
                 save_uncertainty(prediction, uncertainty)
             save_prediction(prediction, self.path_of(files.name))
-            return Outcome(str(prediction.subset), reused=False)
+            return Outcome(str(prediction.subset), reused=False, warnings=prediction.warnings)
 
         return save
 

@@ -194,7 +194,7 @@ class Predictor:
             assert logits is not None  # noqa: S101  there is always one window
             maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
             del logits
-            warnings = (*doubts, *find_warnings(self.bundle, self.config, standard))
+            warnings = (*case.notes, *doubts, *find_warnings(self.bundle, self.config, standard))
             yield self._prediction(case, standard, maps, scheme, fallbacks, warnings, check)
 
     def _prediction(

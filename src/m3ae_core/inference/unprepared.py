@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m3ae_core.data.affine import spacing_of
+from m3ae_core.data.background import corners
 from m3ae_core.data.case import Case
 from m3ae_core.data.volume import Volume
 from m3ae_core.measure import voxel_ml
@@ -42,11 +43,7 @@ def find_unprepared(case: Case) -> tuple[str, ...]:
 
 def corner_share(data: npt.NDArray[np.generic]) -> float:
     """Return the share of voxels other than zero in the eight corners, a tenth of each side wide, of (X, Y, Z)."""
-    inside = data != 0
-    for axis, side in enumerate(data.shape):
-        width = max(1, side // 10)
-        inside = np.take(inside, [*range(width), *range(side - width, side)], axis=axis)
-    return float(inside.mean())
+    return float((corners(data) != 0).mean())
 
 
 def rim_contrast(volume: Volume) -> float:
