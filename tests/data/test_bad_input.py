@@ -674,7 +674,7 @@ SETS: list[tuple[str, Callable[[Path], Any], Callable[[Any], Any], str, str]] = 
         "no-sequence",
         "t2w",
     ),
-    ("too-deep", lambda f: touched(f, "a/b/c/x_t1.nii"), find_cases, "no-case", "t1n"),
+    ("too-deep", lambda f: touched(f, "a/b/c/d/e/f/x_t1.nii"), find_cases, "no-case", "t1n"),
     (
         "two-t1",
         lambda f: touched(f, "a_t1.nii", "b_t1n.nii"),

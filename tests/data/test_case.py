@@ -18,6 +18,7 @@ from m3ae_core.data.case import (
     read_case,
     read_case_labels,
     require_same_grid,
+    scan_cases,
 )
 from m3ae_core.data.phantom import AFFINE, LABELS, phantom, write_phantom
 from m3ae_core.data.phantom import AFFINE as PHANTOM_AFFINE
@@ -60,10 +61,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> CaseFiles:
         ("UCSF-PDGM-0004_T1c_bias.nii.gz", "T1c"),
         ("UCSF-PDGM-0004_T2_bias.nii.gz", "T2"),
         ("UCSF-PDGM-0004_SWI.nii.gz", ""),
-        ("BRATS_001_0000.nii.gz", "FLAIR"),
-        ("BRATS_001_0001.nii.gz", "T1"),
-        ("BRATS_001_0002.nii.gz", "T1c"),
-        ("BRATS_001_0003.nii.gz", "T2"),
         ("BRATS_001_0004.nii.gz", ""),
         ("BraTS-GLI-0001.nii.gz", ""),
         # BIDS
@@ -81,13 +78,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> CaseFiles:
         ("t1.nii", "T1"),
         ("ünï_中文_t2.nii.gz", "T2"),
         ("患者t1ce.nii", "T1c"),
-        # the last token counts, wherever else one occurs
-        ("T1_study_004_t2.nii.gz", "T2"),
-        ("FLAIR-trial_17_t1c.nii.gz", "T1c"),
-        ("t2_patient_t1.nii.gz", "T1"),
         # label maps win, but a brain mask is none
         ("patient_t1c_seg.nii.gz", "labels"),
-        ("mask_of_t2.nii.gz", "labels"),
+        ("mask.nii.gz", "labels"),
+        ("mask_of_t2.nii.gz", ""),
         ("brain_mask.nii.gz", ""),
         ("t1_brain_mask.nii.gz", ""),
         ("patient t1c segmentation.nii.gz", "labels"),
@@ -136,7 +130,6 @@ def test_order_does_not_matter_and_the_set_s_order_results() -> None:
         (["BraTS-SSA-00080-000-t1c.nii.gz", "BraTS-SSA-00080-000-seg.nii.gz"], "BraTS-SSA-00080-000"),
         (["patient t1gd.nii.gz"], "patient"),
         (["patient_T1_CE.nii", "patient_T2.nii", "other_words_seg.nii"], "patient"),
-        (["BRATS_001_0000.nii.gz", "BRATS_001_0001.nii.gz"], "BRATS_001"),
         (["t1.nii", "t2.nii"], "folder"),
         (["a_t1.nii", "b_t2.nii"], "folder"),
     ],
@@ -149,7 +142,41 @@ def test_other_modality_sets() -> None:
     both = ModalitySet((Modality("CT", ("ct1",)), *ModalitySet.named(["T2"])))
     found = match_files(["x_ct.nii", "x_t2.nii", "x_t1.nii", "x_0001.nii"], both)
     assert list(found.images) == ["CT", "T2"]
-    assert list(match_files(["x_0003.nii"], both).images) == ["T2"]
+    assert list(match_files(["x_0001.nii"], both, {"0001": "T2"}).images) == ["T2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("BRATS_001_0001.nii.gz", ["--flair", "--t1c", "split-4d", "dataset.json"]),
+        ("vol0002.nii", ["--t2", "split-4d"]),
+        ("T1_study_004_t2.nii.gz", ["--t1 ", "--t2 "]),
+        ("FLAIR-trial_17_t1c.nii.gz", ["--flair ", "--t1c "]),
+        ("post_T1.nii.gz", ["--t1 ", "--t1c "]),
+        ("GD_001_T1.nii.gz", ["--t1 ", "--t1c "]),
+        ("T1_pre_and_post_gd.nii.gz", ["--t1 ", "--t1c "]),
+    ],
+)
+def test_words_that_contradict_each_other_are_asked(name: str, flags: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        match_files([Path("somewhere") / name])
+    assert caught.value.code == "unclear"
+    assert all(word in str(caught.value) for word in [name, "manifest", *flags])
+
+
+def test_what_the_other_files_answer_is_not_asked() -> None:
+    found = match_files(["t1.nii", "t1c.nii", "post_t1.nii", "scan_0002.nii"])
+    assert list(found.images) == ["T1", "T1c"]
+    assert [path.name for path, _ in found.unused] == ["post_t1.nii", "scan_0002.nii"]
+
+
+def test_a_corrected_twin_gives_way_and_is_named() -> None:
+    found = match_files(["u_T1.nii", "u_T1_bias.nii", "u_T2_bias.nii", "u_ADC.nii"])
+    assert {key: path.name for key, path in found.images.items()} == {"T1": "u_T1.nii", "T2": "u_T2_bias.nii"}
+    assert {path.name: why for path, why in found.unused} == {
+        "u_T1_bias.nii": "u_T1.nii was taken for T1",
+        "u_ADC.nii": "'adc' says that it is no image of a sequence",
+    }
 
 
 def test_two_files_for_one_sequence_are_both_named() -> None:
@@ -192,6 +219,76 @@ def test_find_cases_in_nested_folders(tmp_path: Path) -> None:
     touch(tmp_path, "LGG/Brats18_A_1/Brats18_A_1_t1.nii.gz", "HGG/Brats18_B_1/Brats18_B_1_t1.nii.gz")
     touch(tmp_path, "HGG/.hidden/x_t1.nii", "__MACOSX/HGG/x/x_t1.nii")
     assert [case.name for case in find_cases(tmp_path)] == ["Brats18_A_1", "Brats18_B_1"]
+
+
+SEQUENCES = ("flair", "t1", "t1c", "t2")
+
+
+@pytest.mark.parametrize(
+    ("files", "cases"),
+    [
+        (["sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_FLAIR.nii.gz"], ["sub-01", "sub-02"]),
+        (
+            [f"sub-01/ses-{n}/anat/sub-01_ses-{n}_T1w.nii.gz" for n in (1, 2)],
+            ["sub-01_ses-1", "sub-01_ses-2"],
+        ),
+        (
+            [f"P{p}/visit{v}/t1.nii" for p in (1, 2) for v in (1, 2)],
+            [f"P{p}_visit{v}" for p in (1, 2) for v in (1, 2)],
+        ),
+        ([f"A/{s}/{s}.nii.gz" for s in SEQUENCES], ["A"]),
+        ([f"A/A_{s}.nii/A_{s}.nii" for s in SEQUENCES], ["A"]),
+        ([f"M/M/HGG/B{n}/B{n}_t1.nii" for n in (1, 2)], ["B1", "B2"]),
+        ([f"C{n}_{s}.nii" for n in (1, 2, 3) for s in SEQUENCES], ["C1", "C2", "C3"]),
+        (["A/005_T1.nii", "A/007_T2_FLAIR.nii", "A/009_ADC.nii"], ["A"]),
+        ([f"{half}/x/t1.nii" for half in ("HGG", "LGG")], ["HGG_x", "LGG_x"]),
+    ],
+    ids=["bids", "sessions", "visits", "per-sequence", "per-file", "archive", "flat", "series", "repeated"],
+)
+def test_layouts(tmp_path: Path, files: list[str], cases: list[str]) -> None:
+    found = find_cases(touch(tmp_path, *files))
+    assert [case.name for case in found] == cases
+    used = [path for case in found for path in case.images.values()]
+    assert len(used) == len([name for name in files if "ADC" not in name])
+
+
+def test_nnunet_s_channels_are_read(tmp_path: Path) -> None:
+    names = [f"imagesTr/C{n}_000{k}.nii.gz" for n in (1, 2) for k in range(4)]
+    touch(tmp_path, *names, "labelsTr/C1.nii.gz", "labelsTr/C2.nii.gz")
+    asked, refused = scan_cases(tmp_path)
+    assert [(case.name, len(case.questions)) for case in asked] == [("C1", 4), ("C2", 4)]
+    assert not refused
+    with pytest.raises(InputError) as caught:
+        find_cases(tmp_path)
+    assert caught.value.code == "unclear"
+    channels = '{"channel_names": {"0": "T1", "1": "T1ce", "2": "T2w", "3": "FLAIR"}}'
+    (tmp_path / "dataset.json").write_text(channels)
+    for place in (tmp_path, tmp_path / "imagesTr"):
+        first, _ = find_cases(place)
+        assert [path.name[3:7] for path in first.images.values()] == ["0003", "0000", "0001", "0002"]
+        assert first.labels is not None
+        assert first.labels.resolve() == (tmp_path / "labelsTr" / "C1.nii.gz").resolve()
+
+
+def test_a_case_that_is_asked_does_not_stop_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "a/t1.nii", "b/post_T1.nii", "b/t2.nii")
+    first, second = scan_cases(tmp_path)[0]
+    assert not first.questions
+    assert list(second.images) == ["T2"]
+    with pytest.raises(InputError) as caught:
+        read_case(second)
+    assert caught.value.code == "unclear"
+
+
+def test_images_of_other_formats_are_named(tmp_path: Path) -> None:
+    found = find_case(touch(tmp_path, "t1.nii", "t2.mha", "notes.txt"))
+    assert [path.name for path, _ in found.unused] == ["t2.mha"]
+
+
+def test_two_series_are_not_two_patients(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        find_cases(touch(tmp_path, "P/005_T1.nii", "P/007_T1.nii"))
+    assert caught.value.code == "ambiguous"
 
 
 def test_find_cases_takes_a_single_case(tmp_path: Path) -> None:

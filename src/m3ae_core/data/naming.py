@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
-from m3ae_core.data.case import match_files
+from m3ae_core.data.recognition import LABELS, NO_WORD, Recognised, recognise
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet
 
@@ -21,15 +21,18 @@ def names_disagree(images: Mapping[str, Path], modalities: ModalitySet = BRATS) 
     A name that announces no sequence says nothing. Names speak of different patients if a number differs at the same
     place of both, which in ``run-1`` and the like does not count.
     """
-    said = {name: match_files([path], modalities) for name, path in images.items()}
-    wrong = []
-    for name, files in said.items():
-        kinds = ["a label map"] if files.labels else [kind for kind in files.images if kind != name]
-        wrong += [
-            f"{printable(images[name].name)} was given as {name} but is called {kind}" for kind in kinds
-        ]
+    said = {name: recognise(path.name, modalities) for name, path in images.items()}
+    wrong = [
+        f"{printable(images[name].name)} was given as {name} but {doubt}"
+        for name, found in said.items()
+        if (doubt := _doubt(name, found))
+    ]
     found = [f"{'; '.join(wrong)}. Check which file is which sequence."] if wrong else []
-    cases = {name: files.name for name, files in said.items() if files.images}
+    cases = {
+        name: found.case or images[name].absolute().parent.name
+        for name, found in said.items()
+        if found.kind or found.channel
+    }
     for first, second in combinations(cases, 2):
         if _other_patient(cases[first], cases[second], modalities):
             pair = " and ".join(f"{printable(cases[name])} ({name})" for name in (first, second))
@@ -51,9 +54,21 @@ def refuse_names_that_disagree(images: Mapping[str, Path], modalities: ModalityS
         raise InputError(problem, fix, path=next(iter(images.values())).parent, code="names-disagree")
 
 
+def _doubt(name: str, found: Recognised) -> str:
+    """Say what a file's name tells against the sequence `name`; nothing where it says nothing."""
+    if found.kind:
+        is_called = "a label map" if found.kind == LABELS else found.kind
+        return "" if found.kind == name else f"is called {is_called}"
+    if found.candidates:
+        return "" if name in found.candidates else f"is called {' or '.join(found.candidates)}"
+    return "" if found.why == NO_WORD else f"its name speaks of something else ({found.why})"
+
+
 def _other_patient(first: str, second: str, modalities: ModalitySet) -> bool:
     """Whether two names of cases differ in a number and else agree as far as that."""
     sequences = {token for modality in modalities for token in modality.tokens}
+    if _is_series(first) and _is_series(second):
+        return False
     before = ""
     words = (re.findall(r"[a-z]+|[0-9]+", name.lower()) for name in (first, second))
     for one, other in zip(*words, strict=False):
@@ -63,3 +78,8 @@ def _other_patient(first: str, second: str, modalities: ModalitySet) -> bool:
             return before not in _NOT_PATIENT and not {before + one, before + other} <= sequences
         before = one
     return False
+
+
+def _is_series(name: str) -> bool:
+    """Whether a name in front of a sequence is the number of a series, or its date and time."""
+    return bool(re.fullmatch(r"(\d{8}[-_T]?)?\d{6}|\d{1,3}", name))
