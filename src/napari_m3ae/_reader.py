@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3ae_core.data.case import CaseFiles, find_case, match_files, read_case, read_case_labels
+from m3ae_core.data.case import CaseFiles, find_case, read_case, read_case_labels
+from m3ae_core.data.matching import sort_files
 from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError
@@ -65,12 +66,12 @@ def _holds_case(folder: Path) -> bool:
     try:
         find_case(folder)
     except InputError as error:
-        return error.code == "ambiguous"  # worth a sentence rather than silence
+        return error.code in ("ambiguous", "unclear")  # worth a sentence rather than silence
     return True
 
 
 def _read_file(path: Path) -> LayerData:
-    alone = match_files([path])
+    alone = sort_files([path])
     name, source = _case_of(path, alone)
     if saved_scheme(path):
         volume = read_labels(path)

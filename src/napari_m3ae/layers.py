@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
-from m3ae_core.data.case import match_files
+from m3ae_core.data.matching import sort_files
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
@@ -162,7 +162,7 @@ def modality_of(layer: Layer) -> str | None:
     """Return the sequence that a layer's metadata or else its name announces, if any."""
     if "modality" in facts(layer):
         return str(facts(layer)["modality"])
-    return next(iter(match_files([f"{layer.name}.nii.gz"]).images), None)
+    return next(iter(sort_files([f"{layer.name}.nii.gz"]).images), None)
 
 
 def source_of(layer: Layer) -> str | None:

@@ -14,7 +14,8 @@ from napari.utils.notifications import show_warning
 
 from m3ae_core.data.align import on_other_grid, require_overlap
 from m3ae_core.data.builtin import builtin_case
-from m3ae_core.data.case import CaseFiles, find_case, match_files
+from m3ae_core.data.case import CaseFiles, find_case
+from m3ae_core.data.matching import sort_files
 from m3ae_core.data.naming import names_disagree
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError, printable
@@ -191,7 +192,7 @@ def find(paths: Sequence[Path]) -> Found:
     paths = [path.absolute() for path in paths]
     if len(paths) == 1 and paths[0].is_dir():
         return Found(find_case(paths[0]), str(paths[0]))
-    files = match_files(paths)
+    files = replace(sort_files(paths), questions=())  # they are told as unknown
     known = {*files.images.values(), files.labels}
     if not files.images:
         raise InputError(

@@ -27,7 +27,7 @@ def benchmark(
     (HTML). A case that is measured is kept: run the same again to go on after a stop.
 
     Args:
-        cases: Folder of case folders, each with all sequences and a label map.
+        cases: Folder of cases or manifest of `m3ae scan`, each with all sequences and a label map.
         output: Folder for the results; made if needed.
         bundle: Folders of the models, compared side by side; the built-in model if left out.
         split: Split folder (its test.txt), or a text file with one name a line; all cases if left out.

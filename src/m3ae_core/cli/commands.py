@@ -16,6 +16,7 @@ from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.predict import predict
 from m3ae_core.cli.printed import print_dice, print_reliability
 from m3ae_core.cli.progress import follow
+from m3ae_core.cli.scan import scan
 from m3ae_core.cli.selftest import selftest
 from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.training import curves, finetune, invert, pretrain
@@ -126,6 +127,7 @@ def import_official(
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
+    "scan": scan,
     "demo": demo,
     "evaluate": evaluate,
     "benchmark": benchmark,

@@ -46,7 +46,8 @@ def predict(
     cases, one that cannot be used does not stop the others; run the same again to go on after a stop.
 
     Args:
-        case: A case folder, or a folder of them; sequences are recognised by file name. Or give the files one by one.
+        case: A case folder, a folder of cases or a manifest of `m3ae scan`; sequences are recognised by file name.
+            Or give the files one by one.
         flair: The FLAIR image.
         t1: The T1 image.
         t1c: The T1 image after contrast.
@@ -122,10 +123,13 @@ def _predict_case(
     if check:
         refuse_names_that_disagree(files.images, modalities)
     prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme), check=check))
+    prediction.provenance["files_unused"] = {printable(path.name): why for path, why in files.unused}
     if uncertainty:
         save_uncertainty(prediction, uncertainty)
     labels, sidecar = save_prediction(prediction, output)
     print(f"used {prediction.subset}; substituted {', '.join(prediction.subset.missing) or 'nothing'}")
+    for path, why in files.unused:
+        print(f"left out {printable(path.name)}: {why}")
     print_reliability(prediction.provenance["reliability"])
     print_expected(prediction.provenance)
     for warning in prediction.warnings:
@@ -154,6 +158,8 @@ def _predict_cohort(
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
     cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, check, readers, uncertainty)
+    if left_out := sum(len(files.unused) for files in cases):
+        print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
     failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
     print(NOTICE)
     if failures:

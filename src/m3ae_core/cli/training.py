@@ -33,7 +33,7 @@ def pretrain(
 
     Args:
         recipe: A built-in recipe (paper, official, demo-2mm, long-2mm) or a TOML file.
-        cases: Folder of case folders, each with whichever sequences it has; labels are not read.
+        cases: Folder of cases, each with whichever sequences it has, or a manifest of `m3ae scan`; labels are not read.
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
         hardware: Where and how to compute.
@@ -99,7 +99,7 @@ def finetune(
     Args:
         recipe: The recipe that stage 1 used.
         pretrained: The bundle that stage 1 made.
-        cases: Folder of case folders, with label maps.
+        cases: Folder of cases, or a manifest of `m3ae scan`, with label maps.
         output: The run folder.
         split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
         validation: Folder of validation cases, if they are not in the folder of cases.

@@ -59,7 +59,7 @@ class Case:
     def __post_init__(self) -> None:
         present = self.modalities.subset(self.volumes).present
         if not present:
-            raise _no_sequence(f"The case {self.name} has no sequence", self.modalities)
+            raise no_sequence(f"The case {self.name} has no sequence", self.modalities)
         fitting = fit_together({name: self.volumes[name] for name in present})
         object.__setattr__(self, "volumes", fitting)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from m3ae_core.data.manifest import read_manifest
 from m3ae_core.data.matching import (
     ENDINGS,
     CaseFiles,
@@ -85,13 +86,17 @@ def scan_cases(
 ) -> tuple[tuple[CaseFiles, ...], dict[str, InputError]]:
     """Find all cases as :func:`find_cases` does, but go on after a folder that cannot be understood.
 
+    A manifest (.csv, see :mod:`~m3ae_core.data.manifest`) stands for a folder of cases.
     Returns the cases, those with questions among them, and by name the folders that are none, with what is wrong.
 
     Raises
     ------
     InputError
-        If there is neither (``no-case``), or no such folder (``missing``, ``not-a-folder``, ``unreadable``).
+        If there is neither (``no-case``), no such folder (``missing``, ``not-a-folder``, ``unreadable``), or the
+        manifest cannot be used (the codes of :func:`~m3ae_core.data.manifest.read_manifest`).
     """
+    if Path(folder).suffix.lower() == ".csv":
+        return read_manifest(Path(folder), modalities), {}
     search = _Search(Path(folder), modalities)
     found = _with_own_names(_walk(search.root, search, _DEPTH))
     if not found and not search.unusable:
