@@ -19,6 +19,7 @@ from m3ae_core.cli.progress import follow
 from m3ae_core.cli.scan import scan
 from m3ae_core.cli.selftest import selftest
 from m3ae_core.cli.split import check_split, split
+from m3ae_core.cli.split4d import split_4d
 from m3ae_core.cli.training import curves, finetune, invert, pretrain
 from m3ae_core.errors import InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder
@@ -137,6 +138,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "curves": curves,
     "import-official": import_official,
+    "split-4d": split_4d,
     "split": split,
     "check-split": check_split,
     "selftest": selftest,

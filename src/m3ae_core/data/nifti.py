@@ -239,8 +239,8 @@ def _shape(dim: list[int]) -> tuple[int, int, int]:
     if (volumes := prod(dim[4 : 1 + count])) > 1:
         raise InputError(
             f"The file holds {volumes} volumes (4-D).",
-            "Split it into one file per sequence, for example with `fslsplit FILE OUT -t` or "
-            "nibabel.four_to_three (the Medical Segmentation Decathlon has FLAIR, T1, T1c, T2).",
+            "Split it into one file per sequence: `m3ae split-4d FILE --order FLAIR,T1,T1c,T2 --output FOLDER` "
+            "(that is the order of the Medical Segmentation Decathlon).",
             code="not-3d",
         )
     shape = (dim[1], dim[2], dim[3])
