@@ -5,12 +5,16 @@ import pytest
 
 from m3ae_core.errors import BundleError
 from m3ae_core.modalities import BRATS
-from m3ae_core.trust.calibration import Calibration, Fit
+from m3ae_core.trust.calibration import Calibration, Fit, Line
 from m3ae_core.trust.evidence import Evidence, weigh
 from m3ae_core.trust.judge import brain_of, judge
 
 SUBSET = BRATS.subset(("FLAIR", "T2"))
-FIT = Fit(temperature=2.0, dice=(0.1, 0.8, 0.0), dice_error=(-0.3, 0.05), volume=(0.0, -0.5, 0.5))
+FIT = Fit(
+    temperature=2.0,
+    dice=Line(weights=(0.1, 0.8, 0.0), errors=(-0.3, 0.05)),
+    log_ratio=Line(weights=(0.0, 0.0, 0.0), errors=(-0.5, 0.5)),
+)
 CALIBRATION = Calibration(
     cases=7, cases_sha256="ab" * 32, fits={str(SUBSET): dict.fromkeys(("WT", "TC", "ET"), FIT)}
 )

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.benchmark import benchmark
+from m3ae_core.cli.calibrate import calibrate
 from m3ae_core.cli.predict import predict
 from m3ae_core.cli.printed import print_dice, print_reliability
 from m3ae_core.cli.progress import follow
@@ -132,6 +133,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "evaluate": evaluate,
     "benchmark": benchmark,
+    "calibrate": calibrate,
     "info": info,
     "pretrain": pretrain,
     "invert": invert,

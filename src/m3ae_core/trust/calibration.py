@@ -25,11 +25,25 @@ class _Frozen(BaseModel):
 
 
 class Range(_Frozen):
-    """An estimate with the closed range that holds the truth in 80 % of cases."""
+    """An estimate within the closed range that should hold the truth in 80 % of cases."""
 
     estimate: float
     low: float
     high: float
+
+
+class Line(_Frozen):
+    """A straight line through :attr:`Evidence.features`: intercept and slopes, and where 80 % of the errors lie."""
+
+    weights: tuple[float, ...]
+    errors: tuple[float, float]
+
+    def at(self, evidence: Evidence) -> tuple[float, float, float]:
+        """Return the estimate, and the lower and upper end of the range."""
+        terms = zip(self.weights, (1.0, *evidence.features), strict=True)
+        estimate = sum(weight * feature for weight, feature in terms)
+        low, high = self.errors
+        return estimate, estimate + low, estimate + high
 
 
 class Fit(_Frozen):
@@ -40,28 +54,25 @@ class Fit(_Frozen):
     temperature
         Divides the region's logits.
     dice
-        Intercept of the expected Dice, and its slopes along :attr:`Evidence.features`.
-    dice_error
-        Where 80 % of the differences true Dice - expected Dice lie.
-    volume
-        Log ratio of true to summed volume, both :data:`LEAST_ML` larger: its median, and where 80 % lie.
+        The expected Dice.
+    log_ratio
+        The logarithm of the true over the summed volume, both :data:`LEAST_ML` larger.
     """
 
     temperature: float
-    dice: tuple[float, ...]
-    dice_error: tuple[float, float]
-    volume: tuple[float, float, float]
+    dice: Line
+    log_ratio: Line
 
     def expected_dice(self, evidence: Evidence) -> Range:
         """Return what Dice a region with this `evidence` should have, within [0, 1]."""
-        terms = zip(self.dice[1:], evidence.features, strict=True)
-        expected = self.dice[0] + sum(slope * feature for slope, feature in terms)
-        return _range(expected, *(expected + error for error in self.dice_error), most=1.0)
+        return _range(*self.dice.at(evidence), most=1.0)
 
     def volume_ml(self, evidence: Evidence) -> Range:
         """Return what volume in mL a region with this `evidence` should have."""
-        ratios = (math.exp(ratio) for ratio in self.volume)
-        return _range(*((evidence.soft_ml + LEAST_ML) * ratio - LEAST_ML for ratio in ratios), most=math.inf)
+        summed = evidence.soft_ml + LEAST_ML
+        return _range(
+            *(summed * math.exp(ratio) - LEAST_ML for ratio in self.log_ratio.at(evidence)), most=math.inf
+        )
 
 
 class Calibration(_Frozen):

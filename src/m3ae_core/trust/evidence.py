@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+
+#: A mask smaller than this (mL) counts as none: its Dice is that of a guess whether there is such a region at all.
+NOTHING_ML = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Evidence:
 
     @property
     def features(self) -> tuple[float, float]:
-        """What the expected Dice is fitted on: the confidence, and the logarithm of the volume."""
-        return self.confidence, math.log10(1 + self.ml)
+        """What expected Dice and volume are fitted on: the confidence, and 1 where there is no mask to speak of."""
+        return self.confidence, float(self.ml < NOTHING_ML)
 
 
 def weigh(probabilities: FloatArray, voxel_ml: float) -> Evidence:

@@ -83,7 +83,7 @@ def judge(
 def brain_of(images: Iterable[npt.NDArray[np.generic]]) -> BoolArray:
     """Return where any of the images (X, Y, Z) is not zero."""
     first, *others = images
-    brain = first != 0
+    brain: BoolArray = np.asarray(first != 0)
     for image in others:
         brain |= image != 0
     return brain

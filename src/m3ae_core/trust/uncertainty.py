@@ -18,7 +18,7 @@ def temper(probabilities: FloatArray, temperature: float) -> FloatArray:
     if temperature == 1:
         return probabilities
     clipped = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    odds: FloatArray = (1 / clipped - 1) ** np.float32(1 / temperature)
+    odds = (1 / clipped - 1) ** np.float32(1 / temperature)
     return np.asarray(1 / (1 + odds), np.float32)
 
 
