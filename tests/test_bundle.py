@@ -1,6 +1,7 @@
 """A bundle comes back as it was saved, or is refused with one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,33 @@ def test_a_busy_file_is_renamed_the_second_time(tmp_path, monkeypatch):
     save_bundle(random_bundle(seed=1), tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     assert calls.count("weights.new.safetensors") == 2
+
+
+def test_the_fingerprint_covers_weights_substitute_and_settings(tmp_path):
+    bundle = random_bundle()
+    prints = set()
+    for number, other in enumerate(
+        (
+            bundle,
+            replace(bundle, substitute=bundle.substitute + 1),
+            replace(bundle, config=bundle.config.model_copy(update={"modalities": ("T1", "T1c", "T2", "FLAIR")})),
+            random_bundle(seed=1),
+        )
+    ):
+        folder = save_bundle(other, tmp_path / str(number))
+        prints.add(load_bundle(folder).fingerprint)
+    assert len(prints) == 4
+    described = replace(bundle, card={**bundle.card, "name": "another"})
+    again = load_bundle(save_bundle(described, tmp_path / "described"))
+    assert again.fingerprint == load_bundle(tmp_path / "0").fingerprint
+
+
+def test_settings_edited_in_a_bundle_are_refused(tmp_path):
+    """The order of the sequences decides what the network takes for what."""
+    folder = save_bundle(random_bundle(), tmp_path)
+    content = json.loads((folder / "bundle.json").read_text())
+    content["model"]["modalities"] = ["T1", "T1c", "T2", "FLAIR"]
+    (folder / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    assert caught.value.code == "hash"

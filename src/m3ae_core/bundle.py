@@ -1,15 +1,19 @@
 """A bundle is a deployable model: one folder with both networks, the substitute image, and a card.
 
-``bundle.json`` holds the configuration, what the model was trained on, its licence, what was measured, and the
-SHA-256 of the two tensor files; ``weights.safetensors`` the masked autoencoder and (after stage 2) the segmenter;
-``substitute.safetensors`` the substitute image, in half precision.
+``bundle.json`` holds the configuration, what the model was trained on, its licence, what was measured, the SHA-256 of
+the two tensor files, and the fingerprint of all that decides about the model's answers; ``weights.safetensors`` the
+masked autoencoder and (after stage 2) the segmenter; ``substitute.safetensors`` the substitute image, in half
+precision.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +51,7 @@ class Bundle:
     card
         Name, training data, licence, recipe and measured figures; free-form JSON.
     sha256
-        Identity of the weights, quoted by every prediction; empty before the bundle is saved.
+        That of the weights' file; empty before the bundle is saved.
     """
 
     config: ModelConfig
@@ -61,6 +65,31 @@ class Bundle:
     def name(self) -> str:
         """The model's name on its card."""
         return str(self.card.get("name", "unnamed model"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model's identity: the SHA-256 of all that decides about its answers.
+
+        Raises
+        ------
+        BundleError
+            If the bundle was never saved.
+        """
+        if not self.sha256:
+            raise BundleError(
+                f"The bundle {self.name!r} was never saved.", "Save it, then load it.", code="unsaved"
+            )
+        return fingerprint_of(self.sha256, self.substitute, self.config)
+
+
+def fingerprint_of(weights: str, substitute: Tensor, config: ModelConfig) -> str:
+    """Return the SHA-256 of the hash of a model's `weights`, its substitute as stored, and its configuration.
+
+    Settings at their defaults are left out, so that a setting added later changes no identity.
+    """
+    image = hashlib.sha256(substitute.half().contiguous().numpy().tobytes()).hexdigest()
+    settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256("\n".join((weights, image, settings)).encode()).hexdigest()
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> Path:
@@ -88,14 +117,16 @@ def _write(bundle: Bundle, folder: Path) -> None:
     for prefix, network in (("autoencoder", bundle.autoencoder), ("segmenter", bundle.segmenter)):
         if network is not None:
             weights |= {f"{prefix}.{name}": tensor for name, tensor in network.state_dict().items()}
+    hashes = {
+        WEIGHTS: save_tensors(_fresh(folder, WEIGHTS), weights),
+        SUBSTITUTE: save_tensors(_fresh(folder, SUBSTITUTE), {"substitute": bundle.substitute.half()}),
+    }
     content = {
         "format": FORMAT,
         "m3ae_core": __version__,
         "model": bundle.config.model_dump(mode="json"),
-        "sha256": {
-            WEIGHTS: save_tensors(_fresh(folder, WEIGHTS), weights),
-            SUBSTITUTE: save_tensors(_fresh(folder, SUBSTITUTE), {"substitute": bundle.substitute.half()}),
-        },
+        "sha256": hashes,
+        "fingerprint": fingerprint_of(hashes[WEIGHTS], bundle.substitute, bundle.config),
         "card": bundle.card,
     }
     write_json(folder / "bundle.json", content)
@@ -136,7 +167,7 @@ def load_bundle(folder: Path | str) -> Bundle:
             "Copy the bundle again.",
             path=image_path,
         )
-    return Bundle(
+    bundle = Bundle(
         config,
         image.float(),
         _network(MaskedAutoencoder, "autoencoder.", config, weights, path),
@@ -144,6 +175,15 @@ def load_bundle(folder: Path | str) -> Bundle:
         content["card"],
         hashes[WEIGHTS],
     )
+    if (recorded := content.get("fingerprint", bundle.fingerprint)) != bundle.fingerprint:
+        raise BundleError(
+            f"The model's settings are not those it was saved with (fingerprint {bundle.fingerprint[:12]}, "
+            f"not {str(recorded)[:12]}).",
+            "Copy the bundle again; settings of a trained model cannot be edited.",
+            path=folder / "bundle.json",
+            code="hash",
+        )
+    return bundle
 
 
 def _fresh(folder: Path, name: str) -> Path:

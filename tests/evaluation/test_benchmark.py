@@ -16,7 +16,7 @@ from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.benchmark import mean_dice, run
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, RFNET_PP500
 from m3ae_core.evaluation.metrics import dice_by_region, hd95_mm
-from m3ae_core.evaluation.plan import fingerprint, hash_case
+from m3ae_core.evaluation.plan import hash_case
 from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
@@ -120,7 +120,7 @@ def test_the_scores_are_those_of_the_masks_a_user_gets(finished, bundle):
     assert found["WT"].reference_voxels == np.count_nonzero(reference.data)
     assert found["WT"].bundle_sha256 == bundle.sha256
     assert found["WT"].case_sha256 == hash_case(files)
-    slices = read_slices(slices_file(results.folder, fingerprint(bundle), files.name))
+    slices = read_slices(slices_file(results.folder, bundle.fingerprint, files.name))
     assert np.count_nonzero(slices.reference) == np.count_nonzero(reference.data, axis=(0, 1)).max()
     assert (slices.predictions["FLAIR+T2"] > 0).any()
 
@@ -132,7 +132,7 @@ def test_events_come_case_by_case_and_each_case_is_safe_when_its_event_comes(tmp
     for event in events:
         seen.append(type(event))
         if isinstance(event, CaseMeasured):
-            assert measurement_file(tmp_path / "out", fingerprint(bundle), event.case).is_file()
+            assert measurement_file(tmp_path / "out", bundle.fingerprint, event.case).is_file()
             assert event.total == 2
             assert set(event.dice) == {"WT", "TC", "ET"}
     assert seen == [*([Progress] * 15 + [CaseMeasured]) * 2, Results]
@@ -193,7 +193,7 @@ def test_a_damaged_measurement_is_taken_again(place, bundle, damage):
     cases, out = place
     before = contents(out)
     file_of = slices_file if damage == "no slices" else measurement_file
-    path = file_of(out, fingerprint(bundle), cases[0].name)
+    path = file_of(out, bundle.fingerprint, cases[0].name)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:100])
     else:
@@ -222,7 +222,7 @@ def test_models_are_told_apart_by_all_that_decides_about_their_answers(tmp_path,
     assert [event.reused for event in measured(events)] == [True, False, True, False]
     results = events[-1]
     labels = [model.label for model in results.models]
-    assert labels == [f"random ({fingerprint(b)[:8]})" for b in (bundle, other)]
+    assert labels == [f"random ({b.fingerprint[:8]})" for b in (bundle, other)]
     scores = {(s.bundle, s.case, s.subset, s.region): s.dice for s in results.scores(BRATS_LEGACY)}
     assert len(scores) == 2 * 2 * 45
     case = cases[0].name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import torch
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import CaseFiles, refuse_repeated_names
-from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.errors import ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
 from m3ae_core.evaluation.results import Measurement, Model
 from m3ae_core.files import sha256
@@ -119,23 +118,6 @@ def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
             )
 
 
-def fingerprint(bundle: Bundle) -> str:
-    """Return the SHA-256 of all that decides about a bundle's answers: weights, substitute image, configuration.
-
-    Raises
-    ------
-    BundleError
-        If the bundle was never saved.
-    """
-    if not bundle.sha256:
-        raise BundleError(
-            f"The bundle {bundle.name!r} was never saved.", "Save it, then load it.", code="unsaved"
-        )
-    config = json.dumps(bundle.config.model_dump(mode="json"), sort_keys=True)
-    image = hashlib.sha256(bundle.substitute.contiguous().numpy().tobytes()).hexdigest()
-    return _digest((bundle.sha256, image, config))
-
-
 def hash_case(files: CaseFiles) -> str:
     """Return the SHA-256 that identifies the content of a case's files, whatever they are called.
 
@@ -161,7 +143,7 @@ def hash_case(files: CaseFiles) -> str:
 
 def _identify(bundles: Sequence[Bundle]) -> tuple[Model, ...]:
     """Name each bundle by its card, and by its fingerprint too where two share a name."""
-    prints = [fingerprint(bundle) for bundle in bundles]
+    prints = [bundle.fingerprint for bundle in bundles]
     if len(set(prints)) < len(prints):
         raise ConfigError("The same bundle is given twice.", "Give each once.", code="bundle-repeats")
     names = [bundle.name for bundle in bundles]

@@ -12,7 +12,6 @@ from scipy import stats
 from m3ae_core.bundle import Bundle
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, Metric
-from m3ae_core.evaluation.plan import fingerprint
 from m3ae_core.evaluation.results import Results, Score
 
 #: bundle, subset, region
@@ -121,7 +120,7 @@ def reliability(results: Results, bundle: Bundle) -> dict[str, dict[str, dict[st
     InputError
         If the benchmark did not measure this very bundle.
     """
-    own = fingerprint(bundle)
+    own = bundle.fingerprint
     labels = [model.label for model in results.models if model.fingerprint == own]
     if not labels:
         raise InputError(

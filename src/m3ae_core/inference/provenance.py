@@ -54,6 +54,7 @@ def describe(
         "model": {
             "name": bundle.name,
             "sha256": bundle.sha256,
+            "fingerprint": bundle.fingerprint,
             "preset": config.preset,
             "licence": bundle.card.get("licence"),
             "inference": config.inference.model_dump(mode="json"),
