@@ -177,7 +177,9 @@ def test_the_fingerprint_covers_weights_substitute_and_settings(tmp_path):
         (
             bundle,
             replace(bundle, substitute=bundle.substitute + 1),
-            replace(bundle, config=bundle.config.model_copy(update={"modalities": ("T1", "T1c", "T2", "FLAIR")})),
+            replace(
+                bundle, config=bundle.config.model_copy(update={"modalities": ("T1", "T1c", "T2", "FLAIR")})
+            ),
             random_bundle(seed=1),
         )
     ):

@@ -16,7 +16,7 @@ from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.case import find_cases, read_case, scan_cases
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import read_labels
+from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import InputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.cohort import Cohort, _read_ahead
@@ -110,57 +110,113 @@ def test_a_stopped_run_goes_on_where_it_was(predictor, place):
     assert len(contents(place / "out")) == 6
 
 
-def touched(place: Path) -> None:
-    (place / "cases" / "case-0" / "case-0-t2w.nii.gz").touch()
-
-
-def edited(place: Path) -> None:
+def record_of(place: Path) -> tuple[Path, dict]:
     path = place / "out" / "case-0-m3ae.json"
-    record = json.loads(path.read_text())
-    record["made_by"]["edited"] = True
-    path.write_text(json.dumps(record))
+    return path, json.loads(path.read_text())
+
+
+def labels_of(place: Path) -> Path:
+    return place / "out" / "case-0-m3ae.nii.gz"
+
+
+def images_exchanged_with_times_kept(place: Path) -> None:
+    source = place / "cases" / "case-0"
+    one, two = source / "case-0-t1n.nii.gz", source / "case-0-t2w.nii.gz"
+    first, second = one.read_bytes(), two.read_bytes()
+    for path, content in ((one, second), (two, first)):
+        path.write_bytes(content)
+        os.utime(path, (1e9, 1e9))
 
 
 def of_another_model(place: Path) -> None:
-    path = place / "out" / "case-0-m3ae.json"
-    record = json.loads(path.read_text())
-    record["model"]["sha256"] = "0" * 64
+    path, record = record_of(place)
+    path.write_text(json.dumps(record | {"model": record["model"] | {"fingerprint": "0" * 64}}))
+
+
+def of_version_0_1(place: Path) -> None:
+    path, record = record_of(place)
+    del record["labels"]["sha256"], record["model"]["fingerprint"]
     path.write_text(json.dumps(record))
 
 
-def without_sidecar(place: Path) -> None:
-    (place / "out" / "case-0-m3ae.json").unlink()
-
-
-def with_broken_sidecar(place: Path) -> None:
-    (place / "out" / "case-0-m3ae.json").write_text('{"made_by": []}')
-
-
 def one_more_sequence(place: Path) -> None:
-    source = place / "cases" / "case-0"
-    (source / "case-0-t1c.nii.gz").unlink()
+    (place / "cases" / "case-0" / "case-0-t1c.nii.gz").unlink()
 
 
 @pytest.mark.parametrize(
-    "change", [touched, edited, of_another_model, without_sidecar, with_broken_sidecar, one_more_sequence]
+    "change", [images_exchanged_with_times_kept, of_another_model, of_version_0_1, one_more_sequence]
 )
-def test_another_result_is_replaced_only_when_asked(predictor, place, change):
+def test_a_stale_result_is_replaced_only_when_asked(predictor, place, change):
     run(Cohort(predictor, place / "out"), place)
     change(place)
     before = contents(place / "out")
     first, *rest = run(Cohort(predictor, place / "out"), place)
     assert isinstance(first, CaseFailed)
-    assert first.error.code == "exists"
+    assert first.error.code == "stale"
     assert [event.reused for event in rest] == [True, True]
     assert contents(place / "out") == before
     events = run(Cohort(predictor, place / "out", overwrite=True), place)
     assert [event.reused for event in events] == [False] * 3
+    assert [event.reused for event in run(Cohort(predictor, place / "out"), place)] == [True] * 3
+
+
+def painted(place: Path) -> None:
+    path = labels_of(place)
+    volume = read_labels(path)
+    data = volume.data.copy()
+    data[:2] = 1
+    write_labels(path, data, volume.affine)
+
+
+def marked_as_edited(place: Path) -> None:
+    path, record = record_of(place)
+    path.write_text(json.dumps(record | {"made_by": record["made_by"] | {"edited": True}}))
+
+
+def without_record(place: Path) -> None:
+    record_of(place)[0].unlink()
+
+
+def with_broken_record(place: Path) -> None:
+    record_of(place)[0].write_text("[1")
+
+
+@pytest.mark.parametrize("change", [painted, marked_as_edited, without_record, with_broken_record])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_edited_labels_stay_and_are_named(predictor, place, change, overwrite):
+    run(Cohort(predictor, place / "out"), place)
+    change(place)
+    before = labels_of(place).read_bytes()
+    first, *_ = run(Cohort(predictor, place / "out", overwrite=overwrite), place)
+    assert first.reused
+    assert "kept" in first.warnings[0]
+    assert labels_of(place).read_bytes() == before
+    first, *_ = run(Cohort(predictor, place / "out", discard_edits=True), place)
+    assert not first.reused
+    assert labels_of(place).read_bytes() != before or change is not painted
+
+
+def test_times_do_not_matter(predictor, place):
+    run(Cohort(predictor, place / "out"), place)
+    for file in (place / "cases").rglob("*.nii.gz"):
+        file.touch()
+    assert all(event.reused for event in run(Cohort(predictor, place / "out"), place))
+
+
+def test_a_damaged_result_is_done_over_and_kept_aside(predictor, place):
+    run(Cohort(predictor, place / "out"), place)
+    whole = labels_of(place).read_bytes()
+    labels_of(place).write_bytes(whole[:100])
+    first, *rest = run(Cohort(predictor, place / "out"), place)
+    assert [first.reused, *(event.reused for event in rest)] == [False, True, True]
+    assert read_labels(labels_of(place)).shape
+    assert (place / "out" / "case-0-m3ae.nii.gz.bad").read_bytes() == whole[:100]
 
 
 def test_another_scheme_is_another_result(predictor, place):
     run(Cohort(predictor, place / "out", BRATS_2023), place)
     events = run(Cohort(predictor, place / "out", BRATS_2021), place)
-    assert {event.error.code for event in events} == {"exists"}
+    assert {event.error.code for event in events} == {"stale"}
 
 
 def test_two_cases_of_one_name(predictor, place):

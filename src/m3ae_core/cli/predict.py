@@ -33,6 +33,7 @@ def predict(
     device: Device = "auto",
     scheme: Scheme = "brats2023",
     overwrite: bool = False,
+    discard_edits: bool = False,
     window: Windows = None,
     check: Literal["auto", "yes", "no"] = "auto",
     compiled: bool = False,
@@ -58,7 +59,8 @@ def predict(
         bundle: The model's folder; the built-in model if left out.
         device: auto takes CUDA where there is any.
         scheme: Label values to write: brats2023 1/2/3, brats2021 1/2/4 (necrosis, oedema, enhancing), msd 2/1/3.
-        overwrite: Replace the output if it exists.
+        overwrite: Replace the output if it exists; labels that were edited stay.
+        discard_edits: Replace edited labels, too.
         window: Segment in windows of this side (voxels), or in one pass over the brain or the template, where the model
             was validated otherwise: another answer.
         check: Look for images that were not prepared and for sequences that are mixed up, and warn. That may take
@@ -94,10 +96,21 @@ def predict(
     predictor = Predictor(model, own_device, window=sides, compiled=compiled)
     if case is not None and many:
         _predict_cohort(
-            predictor, case, output, uncertainty, scheme, overwrite, check == "yes", readers, part
+            predictor,
+            case,
+            output,
+            uncertainty,
+            scheme,
+            overwrite,
+            discard_edits,
+            check == "yes",
+            readers,
+            part,
         )
     else:
-        _predict_case(predictor, case, given, output, uncertainty, scheme, overwrite, check != "no")
+        _predict_case(
+            predictor, case, given, output, uncertainty, scheme, overwrite, discard_edits, check != "no"
+        )
 
 
 def _predict_case(
@@ -108,12 +121,14 @@ def _predict_case(
     uncertainty: Path | None,
     scheme: str,
     overwrite: bool,
+    discard_edits: bool,
     check: bool,
 ) -> None:
     from m3ae_core.data.case import CaseFiles, find_case, read_case
     from m3ae_core.data.naming import refuse_names_that_disagree
     from m3ae_core.data.sidecar import sidecar_of
     from m3ae_core.inference.predictor import save_prediction, save_uncertainty
+    from m3ae_core.inference.reuse import refuse_edited
     from m3ae_core.regions import scheme_named
 
     modalities = predictor.config.modality_set
@@ -122,7 +137,10 @@ def _predict_case(
     _check_output(output, overwrite, files.images.values(), uncertainty)
     if check:
         refuse_names_that_disagree(files.images, modalities)
-    prediction = follow(predictor.run(read_case(files, modalities), scheme_named(scheme), check=check))
+    content = read_case(files, modalities)
+    if not discard_edits:
+        refuse_edited(output, content)
+    prediction = follow(predictor.run(content, scheme_named(scheme), check=check))
     prediction.provenance["files_unused"] = {printable(path.name): why for path, why in files.unused}
     if uncertainty:
         save_uncertainty(prediction, uncertainty)
@@ -147,6 +165,7 @@ def _predict_cohort(
     uncertainty: Path | None,
     scheme: str,
     overwrite: bool,
+    discard_edits: bool,
     check: bool,
     readers: int,
     part: slice,
@@ -157,7 +176,9 @@ def _predict_cohort(
     from m3ae_core.regions import scheme_named
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
-    cohort = Cohort(predictor, output, scheme_named(scheme), overwrite, check, readers, uncertainty)
+    cohort = Cohort(
+        predictor, output, scheme_named(scheme), overwrite, check, readers, uncertainty, discard_edits
+    )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
     failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))

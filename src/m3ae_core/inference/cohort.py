@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from m3ae_core.data.case import CaseFiles, read_case, refuse_repeated_names
+from m3ae_core.data.case import Case, CaseFiles, read_case, refuse_repeated_names
 from m3ae_core.data.naming import refuse_names_that_disagree
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import M3AEError, OutputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.predictor import Predictor, save_prediction, save_uncertainty
+from m3ae_core.inference.reuse import find_result, made_from, put_aside
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import BRATS_2023, LabelScheme
 
@@ -47,7 +46,9 @@ class Cohort:
     scheme
         Label scheme of the results.
     overwrite
-        Replace results of other models, and those edited by hand.
+        Do results over; those edited by hand stay.
+    discard_edits
+        Replace results that were edited, too.
     check
         Look for unprepared images and mixed-up sequences; that may take longer than the segmentation.
     readers
@@ -63,15 +64,17 @@ class Cohort:
     check: bool = False
     readers: int = 1
     uncertainty: Path | None = None
+    discard_edits: bool = False
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
     ) -> Iterator[CaseSegmented | CaseFailed]:
         """Segment `cases`, each with whichever sequences it has; one that cannot be used does not stop the others.
 
-        Run the same again to go on after a stop: a result stays if model, windows, scheme and sequences are the same
-        and no image is newer. Stop asking for the next event to stop; what was reported is safe on disk. Cases that
-        are `unusable` from the start are reported with the others.
+        Run the same again to go on after a stop: a result stays if it was made of the same images by the same model in
+        the same way, and if it was edited; a damaged one is done over, its file kept as ``.bad``. Stop asking for the
+        next event to stop; what was reported is safe on disk. Cases that are `unusable` from the start are reported
+        with the others.
 
         Raises
         ------
@@ -115,12 +118,12 @@ class Cohort:
 
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
-        uncertainty = self.uncertainty_of(files.name)
-        complete = uncertainty is None or uncertainty.exists()
-        if (known := self._known(files)) is not None and complete:
-            return known
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
         case = read_case(files, self.predictor.config.modality_set)
+        uncertainty = self.uncertainty_of(files.name)
+        complete = uncertainty is None or uncertainty.exists()
+        if (known := self._known(files, case)) is not None and (complete or known.warnings):
+            return known
         shared = Standardiser(case, self.predictor.config)
         if self.predictor.device.type != "cpu":
             shared.standardise(case.volumes)
@@ -140,32 +143,29 @@ class Cohort:
 
         return save
 
-    def _known(self, files: CaseFiles) -> Outcome | None:
-        """Return what an earlier run made of a case, None if it is yet to be made."""
-        path = self.path_of(files.name)
-        if self.overwrite or not path.exists():
+    def _known(self, files: CaseFiles, case: Case) -> Outcome | None:
+        """Return what stays of an earlier run, None if the case is to be segmented; a damaged result is put aside."""
+        path, predictor = self.path_of(files.name), self.predictor
+        inference = predictor.config.inference.model_dump(mode="json")
+        wanted = made_from(case, predictor.bundle.fingerprint, inference, self.scheme.name)
+        found = find_result(path, case, wanted)
+        if found is None or (self.discard_edits and found.state == "edited"):
             return None
-        subset = self.predictor.config.modality_set.subset(files.images)
-        try:
-            record = json.loads(sidecar_of(path).read_text("utf-8"))
-            same = (
-                record["made_by"]["edited"] is False
-                and record["model"]["sha256"] == self.predictor.bundle.sha256
-                and record["model"]["inference"] == self.predictor.config.inference.model_dump(mode="json")
-                and record["labels"]["scheme"] == self.scheme.name
-                and set(record["sequences_present"]) == set(subset.present)
+        if found.state == "edited":
+            kept = f"The result was kept as it is: {found.why}. --discard-edits replaces it."
+            return Outcome(str(case.subset), reused=True, warnings=(kept,))
+        if found.state == "done before" and not self.overwrite:
+            return Outcome(str(case.subset), reused=True)
+        if found.state == "stale" and not self.overwrite:
+            raise OutputError(
+                f"There is a result of something else: {found.why}.",
+                "Choose another folder or pass --overwrite.",
+                path=path,
+                code="stale",
             )
-            made = path.stat().st_mtime
-            if same and all(image.stat().st_mtime <= made for image in files.images.values()):
-                return Outcome(str(subset), reused=True)
-        except (OSError, ValueError, LookupError, TypeError):
-            pass
-        raise OutputError(
-            "There is another result: of other images, another model or other settings, or edited by hand.",
-            "Choose another folder or pass --overwrite.",
-            path=path,
-            code="exists",
-        )
+        if found.state == "damaged":
+            put_aside(path)
+        return None
 
 
 def _read_ahead(

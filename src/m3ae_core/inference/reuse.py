@@ -1,0 +1,125 @@
+"""What a result that is there already is worth: decided by content, never by names or times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from m3ae_core.data.case import Case
+from m3ae_core.data.sidecar import sidecar_of
+from m3ae_core.data.volume import Volume, read_labels
+from m3ae_core.errors import InputError, OutputError
+
+
+class Found(NamedTuple):
+    """A result that is there.
+
+    Attributes
+    ----------
+    state
+        ``done before``: it is what would be made now. ``edited``: its labels are not those that were written, so they
+        are somebody's work. ``stale``: it was made of other images, by another model or in another way. ``damaged``:
+        it cannot be read.
+    why
+        What tells so, as part of a sentence.
+    """
+
+    state: Literal["done before", "edited", "stale", "damaged"]
+    why: str = ""
+
+
+def made_from(case: Case, fingerprint: str, inference: Mapping[str, Any], scheme: str) -> dict[str, Any]:
+    """Return what decides about a result, as its sidecar tells it: images, model, how it is applied, label scheme."""
+    return {
+        "images": {name: volume.sha256 for name, volume in case.volumes.items()},
+        "model": fingerprint,
+        "options": dict(inference),
+        "label scheme": scheme,
+    }
+
+
+def find_result(path: Path, case: Case, wanted: Mapping[str, Any]) -> Found | None:
+    """Return what the labels at `path` are to `case` and what is `wanted` of it; None if nothing is there."""
+    if not path.exists():
+        return None
+    try:
+        labels = read_labels(path)
+    except InputError as error:
+        return Found("damaged", error.problem)
+    record = _record(path)
+    if record is None:
+        return Found("edited", "no record beside it tells that this software wrote it")
+    if (written := _entry(record, "labels", "sha256")) is None or _entry(
+        record, "model", "fingerprint"
+    ) is None:
+        return Found("stale", "its record, of an older version, does not identify it")
+    if written != labels.sha256 or _entry(record, "made_by", "edited"):
+        return _changed(labels, case)
+    differing = [name for name, value in wanted.items() if _recorded(record).get(name) != value]
+    return Found("stale", f"other {' and '.join(differing)}") if differing else Found("done before")
+
+
+def refuse_edited(path: Path, case: Case) -> None:
+    """Refuse to write over labels of `case` that were edited.
+
+    Raises
+    ------
+    OutputError
+        If those at `path` were (``edited``).
+    """
+    found = find_result(path, case, {})
+    if found is not None and found.state == "edited":
+        raise OutputError(
+            f"The labels that are there may be somebody's work: {found.why}.",
+            "Choose another name, or pass --overwrite --discard-edits.",
+            path=path,
+            code="edited",
+        )
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged result to ``….bad``, so that a new one can be written; return where it is now.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be done.
+    """
+    aside = path.with_name(path.name + ".bad")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        problem = f"The damaged result cannot be put aside: {error.strerror}."
+        raise OutputError(problem, "Move it away.", path=path, code="not-writable") from error
+
+
+def _changed(labels: Volume, case: Case) -> Found:
+    if labels.shape == case.shape and np.allclose(labels.affine, case.affine, atol=1e-3):
+        return Found("edited", "its labels are not those that were written")
+    return Found("stale", "it lies on another grid")
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(sidecar_of(path).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "images": record.get("sequences_present"),
+        "model": _entry(record, "model", "fingerprint"),
+        "options": _entry(record, "model", "inference"),
+        "label scheme": _entry(record, "labels", "scheme"),
+    }
+
+
+def _entry(record: Mapping[str, Any], part: str, name: str) -> Any:
+    content = record.get(part)
+    return content.get(name) if isinstance(content, dict) else None
