@@ -117,7 +117,7 @@ def _words(plain: str, spelled: Mapping[str, str]) -> list[_Word]:
     words: list[_Word] = []
     for found in re.finditer(r"[a-z0-9]+", plain):
         parts = _parts(found.group(), frozenset(spelled))
-        for part in parts:
+        for part in (_stemmed(part, spelled) for part in parts):
             joined = words[-1].text + part if words else ""
             if joined in spelled and part not in _known() and words[-1].text in spelled:
                 words[-1] = _Word(joined, words[-1].start, spelled[joined])
@@ -125,6 +125,12 @@ def _words(plain: str, spelled: Mapping[str, str]) -> list[_Word]:
                 text = "to" if part == "2" and len(parts) > 1 else part  # FLAIR2T1
                 words.append(_Word(text, found.start(), spelled.get(part, "")))
     return _with_short_flair(words)
+
+
+def _stemmed(part: str, spelled: Mapping[str, str]) -> str:
+    """Return a word, or "contrast" for what starts like a word for that."""
+    told = part in spelled or part in _known() | words_for.HARMLESS
+    return "contrast" if part.startswith(words_for.CONTRAST_STEMS) and not told else part
 
 
 def _with_short_flair(words: list[_Word]) -> list[_Word]:
@@ -142,8 +148,12 @@ def _with_short_flair(words: list[_Word]) -> list[_Word]:
 @cache
 def _known() -> frozenset[str]:
     """Return all words of the vocabulary but the sequences."""
-    sets = (value for value in vars(words_for).values() if isinstance(value, frozenset))
-    return frozenset[str]().union(*sets) | {"post", "2"}
+    sets = (
+        value
+        for name, value in vars(words_for).items()
+        if isinstance(value, frozenset) and name != "HARMLESS"
+    )
+    return frozenset[str]().union(*sets) | {"post", "2", "sub"}
 
 
 def _parts(token: str, spelled: frozenset[str]) -> list[str]:
@@ -199,7 +209,8 @@ def _not_ours(words: list[_Word], own: frozenset[str]) -> str:
     for place, word in enumerate(words):
         if word.text in words_for.NOT_OURS - own:
             return word.text
-        after_sequence = place > 0 and words[place - 1].kind
+        before = words[place - 1] if place else word
+        after_sequence = before.kind or before.text in words_for.CONTRAST
         ends = place + 1 == len(words) or bool(words[place + 1].kind)
         if word.text == "sub" and after_sequence and ends:
             return "sub"
@@ -237,17 +248,14 @@ def _decide(words: list[_Word], places: list[int], plain: str) -> Recognised:
         kinds -= techniques - {words[p].kind for p in places if words[p].text not in words_for.T1_TECHNIQUES}
     if kinds == {"T2", "FLAIR"} and _one_sequence(words, places):
         kinds = {"FLAIR"}
-    if (
-        kinds in ({"T1", "FLAIR"}, {"T1c", "FLAIR"})
-        and words[places[0]].kind != "FLAIR"
-        and _adjacent(places)
-    ):
+    if kinds == {"T1", "FLAIR"} and words[places[0]].kind != "FLAIR" and _adjacent(places):
         kinds -= {"FLAIR"}
     if len(kinds) > 1:
         return _asked(kinds, f"it names {' and '.join(sorted(kinds))}")
     kind = kinds.pop()
-    if kind in ("T1", "T1c") and (echo := {word.text for word in words} & words_for.GRADIENT_ECHO):
-        return _asked({kind}, f"'{min(echo)}' may be another sequence")
+    behind = {word.text for word in words[places[0] : _end(words, places)]}
+    if other := behind & (words_for.OPEN_TECHNIQUES.get(kind, frozenset()) | words_for.TUMOUR):
+        return _asked({kind}, f"'{min(other)}' may say that it is something else")
     return _with_contrast(kind, words, places, plain)
 
 
@@ -276,6 +284,8 @@ def _with_contrast(kind: str, words: list[_Word], places: list[int], plain: str)
         return _asked({"T1", "T1c"}, f"'{given[0]}' and '{native[0]}' contradict each other")
     if doubts and not (kind == "T1c" and not native):
         return _asked({"T1", "T1c"}, f"'{doubts[0]}' may speak of contrast")
+    if not given and not native and (strange := _strange(words, places)):
+        return _asked({"T1", "T1c"}, f"'{strange}' is not known, and may speak of contrast")
     return Recognised("T1c" if given else "T1")
 
 
@@ -291,13 +301,15 @@ def _contrast(words: list[_Word], places: list[int], plain: str) -> tuple[list[s
             (native if before in words_for.WITHOUT else doubts if far else given).append(word.text)
         elif word.text in ("pre", "post") and after in words_for.TREATMENT | words_for.CONTRAST:
             continue
-        elif word.text == "c" and after in ("t1", "t1w"):
+        elif word.text == "c" and (after in ("t1", "t1w") or place > places[0]):
             doubts.append("c")
         elif word.text == "post":
             (doubts if place < places[0] else given).append("post")
         elif word.text in words_for.NATIVE:
             native.append(word.text)
-        elif word.text in words_for.OPEN and after not in words_for.CONTRAST:
+        elif (word.text in words_for.WITHOUT and before in words_for.CONTRAST) or (
+            word.text in words_for.OPEN and after not in words_for.CONTRAST
+        ):
             doubts.append(word.text)
     if (
         native
@@ -306,6 +318,21 @@ def _contrast(words: list[_Word], places: list[int], plain: str) -> tuple[list[s
     ):
         doubts.append("with")
     return given, native, doubts
+
+
+def _strange(words: list[_Word], places: list[int]) -> str:
+    """Return an unknown word behind the sequence, if there is one; numbers and what has some are none."""
+    end = _end(words, places)
+    end = next((place for place in range(places[0], end) if words[place].text in ("to", "onto", "in")), end)
+    behind = words[places[0] : end]
+    return next(
+        (
+            word.text
+            for word in behind
+            if not word.kind and word.text.isalpha() and word.text not in _known() | words_for.HARMLESS
+        ),
+        "",
+    )
 
 
 def _agents(plain: str) -> tuple[list[str], list[str]]:

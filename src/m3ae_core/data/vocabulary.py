@@ -17,6 +17,8 @@ SEQUENCES = {
     "cet1w": "T1c",
     "gdt1": "T1c",
     "t1km": "T1c",
+    "t1wi": "T1",
+    "t2wi": "T2",
     "darkfluid": "FLAIR",
     "dafl": "FLAIR",
     "tirm": "FLAIR",
@@ -35,14 +37,18 @@ CONTRAST = _words(
     "contrast contrasted contrastado contraste contrasto kontrast kontrastmittel km ce gd gad gado gadolinium "
     "gadolinio dotarem gadovist magnevist multihance omniscan prohance clariscan gadavist primovist gadobutrol "
     "gadoterate injection injected injecte inj enhanced enhancement mdc agent cm postcontrast postgad postgd "
-    "postgado postkm"
+    "postgado postkm dtpa iv gbca vueway gadopiclenol"
 )
+#: Words that start like this speak of contrast too, in whatever case or language.
+CONTRAST_STEMS = ("kontr", "contr", "gado", "enh", "injec", "injek")
 #: No contrast agent was given.
 NATIVE = _words(
     "pre native nativ nativo natif plain unenhanced nonenhanced noncontrast precontrast nocontrast nonce pregad"
 )
 #: Followed by a word of contrast: none was given.
-WITHOUT = _words("pre non no not sans ohne without wo vor avant before sin senza kein zonder bez prior un")
+WITHOUT = _words(
+    "pre non no not sans ohne without wo vor avant before sin senza kein keine zonder bez utan uten prior un"
+)
 #: Preceding a word of contrast they only confirm it; alone beside T1 they leave the question open.
 WITH = _words("nach after apres dopo despues mit with avec con w")
 #: Alone beside T1 they leave the question open.
@@ -65,10 +71,13 @@ NOT_OURS = _words(
     "pdw proton mra mrv tof angio stir rho t1rho t2s t2star relaxometry r1 r2 prob probs probability probabilities "
     "softmax uncertainty lesion lesions warp warpfield jacobian deformation displacement field fieldmap transform "
     "mip scout localizer localiser loc ct pet spect mrs csi elastography mtr haste hemo haemo residual "
-    "error rmse noise ratio brainmask synthetic synth pred prediction reconstruction"
+    "b0 b1000 div over spectro spectroscopy hyperintensity wmh error "
+    "rmse noise ratio brainmask synthetic synth pred prediction reconstruction"
 )
-#: Gradient echo: with T2 it is T2*, with T1 it may be either.
-GRADIENT_ECHO = _words("gre ffe medic")
+#: Gradient echo: with T2 it is T2*.
+GRADIENT_ECHO = _words("gre ffe medic fl2d fl3d")
+#: Beside a sequence they leave open whether it is another one.
+OPEN_TECHNIQUES = {"T1": _words("gre ffe medic"), "T1c": _words("gre ffe medic"), "T2": _words("ir df")}
 
 #: A label map.
 LABELS = _words("seg segm dseg segmentation label labels mask")
@@ -90,6 +99,12 @@ NEUTRAL = _words(
     "tfe vibe tfl brain stripped unstripped skullstripped ss bet hdbet bias biascorr n4 corrected norm normalised "
     "normalized registered aligned coregistered resampled rigid affine mni sri sri24 template std raw orig defaced "
     "mr mri image img scan w weighted and with"
+)
+#: Behind a sequence these, as whole words, say nothing against it.
+HARMLESS = _words(
+    "warped preproc preprocessed cropped final clean high low res hires highres mm tr ns fl fast flash dixon thin nii "
+    "nifti native anat vol volume ses run acq of the series blade propeller stealth nav study patient case ir "
+    "control controls preop postop intraop pretreatment posttreatment presurgery postsurgery"
 )
 #: One of two files of a sequence that has such a word more than the other gives way to it.
 VARIANTS = _words("bias biascorr biascorrected n4")
