@@ -237,19 +237,31 @@ SEQUENCES = ("flair", "t1", "t1c", "t2")
             [f"P{p}_visit{v}" for p in (1, 2) for v in (1, 2)],
         ),
         ([f"A/{s}/{s}.nii.gz" for s in SEQUENCES], ["A"]),
+        ([f"A/{s}/{s}.nii.gz" for s in (*SEQUENCES, "ADC", "other")], ["A"]),
         ([f"A/A_{s}.nii/A_{s}.nii" for s in SEQUENCES], ["A"]),
         ([f"M/M/HGG/B{n}/B{n}_t1.nii" for n in (1, 2)], ["B1", "B2"]),
         ([f"C{n}_{s}.nii" for n in (1, 2, 3) for s in SEQUENCES], ["C1", "C2", "C3"]),
         (["A/005_T1.nii", "A/007_T2_FLAIR.nii", "A/009_ADC.nii"], ["A"]),
         ([f"{half}/x/t1.nii" for half in ("HGG", "LGG")], ["HGG_x", "LGG_x"]),
     ],
-    ids=["bids", "sessions", "visits", "per-sequence", "per-file", "archive", "flat", "series", "repeated"],
+    ids=[
+        "bids",
+        "sessions",
+        "visits",
+        "per-sequence",
+        "with-others",
+        "per-file",
+        "archive",
+        "flat",
+        "series",
+        "repeated",
+    ],
 )
 def test_layouts(tmp_path: Path, files: list[str], cases: list[str]) -> None:
     found = find_cases(touch(tmp_path, *files))
     assert [case.name for case in found] == cases
     used = [path for case in found for path in case.images.values()]
-    assert len(used) == len([name for name in files if "ADC" not in name])
+    assert len(used) == len([name for name in files if "ADC" not in name and "other" not in name])
 
 
 def test_nnunet_s_channels_are_read(tmp_path: Path) -> None:
@@ -283,6 +295,12 @@ def test_a_case_that_is_asked_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_images_of_other_formats_are_named(tmp_path: Path) -> None:
     found = find_case(touch(tmp_path, "t1.nii", "t2.mha", "notes.txt"))
     assert [path.name for path, _ in found.unused] == ["t2.mha"]
+
+
+def test_two_images_in_a_sequence_s_folder_are_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        find_cases(touch(tmp_path, "A/T1/a_T1.nii", "A/T1/b_T1.nii", "A/T2/T2.nii"))
+    assert caught.value.code == "ambiguous"
 
 
 def test_two_series_are_not_two_patients(tmp_path: Path) -> None:

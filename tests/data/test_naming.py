@@ -23,7 +23,8 @@ FLAIR_in_T1_space=FLAIR T2_star=none T1_subtraction=none sub-01_T1w_brainmask=no
 T1_avec_injection=T1c T1_sans_injection=T1 T1_nach_KM=T1c T1_vor_KM=T1 T1_ohne_KM=T1 T1_non-contrast=T1
 T1_pre_contrast=T1 T1_nativ=T1 T1_dotarem=T1c T1_post_op=T1 t1_preop=T1 T1KM=T1c T1_con_contraste=T1c
 T1_после_контраста=T1c T1增强=T1c T1平扫=T1 sub-01_ce-none_T1w=T1 sub-01_ses-post_T1w=T1
-sub-01_space-T1w_FLAIR=FLAIR FLAIR2T1=FLAIR T2_FLAIR_SPACE=FLAIR T2_FLAIR_to_T1=FLAIR T2_SPACE=T2 T1_injecté=T1c T1_Kontr=T1c T1_utan_kontrast=T1
+sub-01_space-T1w_FLAIR=FLAIR FLAIR2T1=FLAIR T2_FLAIR_SPACE=FLAIR T2_FLAIR_to_T1=FLAIR T2_SPACE=T2 T1_injecté=T1c
+T1_Kontr=T1c T1_utan_kontrast=T1
 T1_gd_sub=none T1divT2=none control_001_T1=T1 T1_to_atlas=T1 T1WI+C=T1c
 """
 WRITTEN = dict(pair.split("=") for pair in NAMES.split())

@@ -18,7 +18,7 @@ from m3ae_core.data.matching import (
     refuse_questions,
     sort_files,
 )
-from m3ae_core.data.recognition import recognise
+from m3ae_core.data.recognition import NO_WORD, recognise
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet
 
@@ -210,18 +210,25 @@ def _nnunet_labels(folder: Path, case: str) -> Path | None:
 
 def _one_each(folder: Path, modalities: ModalitySet) -> list[Path]:
     """Return the files of a case (or cohort) of which each lies in a folder named after itself or its sequence."""
-    children = _folders(folder)
     files: list[Path] = []
-    for child in children:
+    kinds: set[str] = set()
+    others = False
+    for child in _folders(folder):
         inside = _nifti_files(child)
-        images = [path for path in inside if recognise(path.name, modalities).kind] or inside
-        named = child.name.lower().endswith(ENDINGS) or recognise(f"{child.name}.nii", modalities).kind
-        if inside and not named:
-            return []
-        if named and len(images) == 1:
-            files += images
-    kinds = [recognise(path.name, modalities) for path in files]
-    return files if any(found.kind in modalities.names for found in kinds) else []
+        said = recognise(
+            child.name if child.name.lower().endswith(ENDINGS) else f"{child.name}.nii", modalities
+        )
+        if not inside or (said.why not in ("", NO_WORD) and not said.candidates):  # a map, a mask
+            continue
+        if said.kind or said.candidates or child.name.lower().endswith(ENDINGS):
+            known = [path for path in inside if recognise(path.name, modalities).kind]
+            files += known or inside
+            kinds.add(said.kind)
+        else:
+            others = True
+    if others and len(kinds) < 2:
+        return []
+    return files if any(recognise(path.name, modalities).kind in modalities.names for path in files) else []
 
 
 def _with_own_names(found: Iterable[tuple[Path | None, CaseFiles]]) -> list[CaseFiles]:
