@@ -99,7 +99,13 @@ def test_a_manifest_asks_until_it_is_corrected(cohort: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("", "manifest"), ("case,folder\na,b\n", "manifest"), (None, "missing")]
+    ("text", "code"),
+    [
+        ("", "manifest"),
+        ("case,folder\na,b\n", "manifest"),
+        ("case,T1\n../a,x.nii\n", "manifest"),
+        (None, "missing"),
+    ],
 )
 def test_what_is_no_manifest(tmp_path: Path, text: str | None, code: str) -> None:
     if text is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from m3ae_core.data.matching import CaseFiles
-from m3ae_core.errors import InputError
+from m3ae_core.errors import InputError, printable
 from m3ae_core.files import atomic_write
 from m3ae_core.modalities import BRATS, ModalitySet
 
@@ -83,6 +83,10 @@ def relative(path: Path | None, folder: Path) -> str:
 
 def _case(row: Mapping[str, str | None], home: Path, modalities: ModalitySet) -> CaseFiles:
     folder = home / (row.get("folder") or "")
+    name = row.get("case") or folder.name
+    if "/" in name or "\\" in name:
+        problem = f"A case is called {printable(name)}; results are named after cases."
+        raise InputError(problem, "Leave out slashes.", code="manifest")
     files = {name: folder / cell for name in (*modalities.names, "labels") if (cell := row.get(name))}
     labels = files.pop("labels", None)
     asked = [folder / name for name in (row.get("asked") or "").split("; ") if name]
@@ -90,4 +94,4 @@ def _case(row: Mapping[str, str | None], home: Path, modalities: ModalitySet) ->
         "Which sequence is it? Write it into the column of its sequence, or delete it from the column asked."
     )
     questions = tuple((path, question) for path in asked if path not in files.values())
-    return CaseFiles(row.get("case") or folder.name, files, labels, (), questions)
+    return CaseFiles(name, files, labels, (), questions)
