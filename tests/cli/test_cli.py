@@ -42,6 +42,25 @@ def test_predict_a_folder(place, capsys):
     assert json.loads((place / "labels.json").read_text())["sequences_substituted"] == []
 
 
+def test_predict_names_what_it_left_out(place, capsys):
+    (place / "cases" / "p1" / "p1-adc.nii.gz").touch()
+    case, out = place / "cases" / "p1", place / "labels.nii.gz"
+    assert run("predict", case, "--bundle", place / "model", "--output", out, "--check", "no") == 0
+    assert "left out p1-adc.nii.gz: 'adc'" in capsys.readouterr().out
+    assert list(json.loads((place / "labels.json").read_text())["files_unused"]) == ["p1-adc.nii.gz"]
+
+
+def test_predict_takes_a_manifest_and_goes_on_after_a_question(place, capsys):
+    (place / "cases" / "p2").mkdir()
+    (place / "cases" / "p2" / "post_T1.nii").touch()
+    assert run("scan", place / "cases", "--csv", place / "cases.csv") == 2
+    for cases in (place / "cases", place / "cases.csv"):
+        out = place / f"results-{len(cases.name)}"
+        assert run("predict", cases, "--bundle", place / "model", "--output", out) == 2
+        assert [path.name for path in out.glob("*.nii.gz")] == ["p1-m3ae.nii.gz"]
+        assert "which sequence is it?" in capsys.readouterr().err.lower()
+
+
 def test_predict_quotes_the_reliability_of_the_subset(place, capsys):
     figures = {region: {"median": 0.5, "q1": 0.25, "q3": 0.75, "n": 5} for region in ("WT", "TC", "ET")}
     save_bundle(replace(random_bundle(), card={"reliability": {"T2": figures}}), place / "measured")
