@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from m3ae_core.data.foreign import foreign_images
 from m3ae_core.data.manifest import read_manifest
 from m3ae_core.data.matching import (
     ENDINGS,
@@ -57,7 +58,7 @@ def find_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
     files = sort_files(paths, modalities, read_channels(folder))
     refuse_questions(files)
     if not files.images:
-        raise no_sequence("No sequence was found here", modalities, folder)
+        raise foreign_images(folder) or no_sequence("No sequence was found here", modalities, folder)
     return replace(files, name=folder.absolute().name, unused=files.unused + _foreign(folder))
 
 
@@ -101,7 +102,7 @@ def scan_cases(
     found = _with_own_names(_walk(search.root, search, _DEPTH))
     if not found and not search.unusable:
         seen = f" Seen, but not recognised: {', '.join(search.seen[:8])}." if search.seen else ""
-        raise InputError(
+        raise foreign_images(search.root) or InputError(
             f"No case was found here.{seen}",
             "A case is a folder of .nii or .nii.gz files whose names say the sequence: "
             f"{expected(modalities)}.",

@@ -46,6 +46,7 @@ _OTHER_TYPES = {32: "complex numbers", 1792: "complex numbers", 128: "RGB colour
 _NO_BITS = "The header's bits per voxel (bitpix) are 0; those of its data type were taken."
 _NO_OFFSET = "The header's position of the first voxel (vox_offset) is 0; just after the header was taken."
 _CONVERT = "Convert it to a NIfTI file (.nii or .nii.gz)."
+_SLICER = "Convert it to a NIfTI file with 3D Slicer or SimpleITK."
 _FETCH = "Download the file itself; this is only a pointer to it."
 _WEB = "Download the file again; the server sent a page instead of the image."
 _FOREIGN = (
@@ -55,7 +56,9 @@ _FOREIGN = (
     (b"/annex/objects/", "a git-annex pointer", _FETCH),
     (b"<!doctype html", "a web page", _WEB),
     (b"<html", "a web page", _WEB),
-    (b"nrrd000", "an NRRD image", _CONVERT),
+    (b"nrrd000", "an NRRD image", _SLICER),
+    (b"objecttype", "a MetaImage file", _SLICER),
+    (b"\0\0\0\x01\0\0", "a FreeSurfer image", "Convert it to a NIfTI file with FreeSurfer's mri_convert."),
     (b"\x89hdf", "an HDF5 or MINC file", _CONVERT),
     (b"\x89png", "a PNG picture", _CONVERT),
     (b"\xff\xd8\xff", "a JPEG picture", _CONVERT),
