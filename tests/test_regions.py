@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,11 @@ from m3ae_core.errors import ConfigError, InputError
 from m3ae_core.regions import (
     BRATS_2021,
     BRATS_2023,
+    BRATS_2024,
+    BRATS_PEDS,
+    CAVITY,
     COLOURS,
+    CYST,
     ENHANCING,
     ET,
     MSD,
@@ -39,7 +44,7 @@ SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
 
 
 def maps(scheme: LabelScheme) -> st.SearchStrategy[np.ndarray]:
-    return hnp.arrays(np.uint8, SHAPES, elements=st.sampled_from(sorted(scheme.allowed)))
+    return hnp.arrays(np.uint8, SHAPES, elements=st.sampled_from([0, *map(scheme.value, COLOURS)]))
 
 
 def powerset(values: list[int]) -> list[tuple[int, ...]]:
@@ -51,7 +56,15 @@ def test_the_schemes_are_those_of_the_releases() -> None:
     table = {
         scheme.name: [scheme.value(t) for t in (NECROSIS, OEDEMA, ENHANCING)] for scheme in SCHEMES.values()
     }
-    assert table == {"brats2021": [1, 2, 4], "brats2023": [1, 2, 3], "msd": [2, 1, 3]}
+    assert table == {
+        "brats2021": [1, 2, 4],
+        "brats2023": [1, 2, 3],
+        "brats2024": [1, 2, 3],
+        "brats-peds": [2, 4, 1],
+        "msd": [2, 1, 3],
+    }
+    assert BRATS_2024.value(CAVITY) == 4
+    assert BRATS_PEDS.value(CYST) == 3
     assert BRATS_2021.allowed == {0, 1, 2, 4}
     assert BRATS_2023.allowed == MSD.allowed == {0, 1, 2, 3}
     assert set(COLOURS) == {NECROSIS, OEDEMA, ENHANCING}
@@ -170,10 +183,36 @@ def test_a_scheme_is_not_taken_for_another() -> None:
 # --- which scheme is it? ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values", powerset([0, 1, 2]))
-def test_label_4_means_brats_up_to_2021(values: tuple[int, ...]) -> None:
-    assert detect_scheme([*values, 4]) is BRATS_2021
-    assert detect_scheme(np.array([*values, 4])) is BRATS_2021
+@pytest.mark.parametrize(
+    ("values", "possible"),
+    [
+        ((4,), "brats2021, brats2024, brats-peds"),
+        ((0, 1, 2, 4), "brats2021, brats2024, brats-peds"),
+        ((3, 4), "brats2024, brats-peds"),
+    ],
+)
+def test_label_4_is_a_question_too(values: tuple[int, ...], possible: str) -> None:
+    """Enhancing tumour up to 2021, a cavity in 2024, oedema in children."""
+    with pytest.raises(InputError) as caught:
+        detect_scheme(np.array(values))
+    assert caught.value.code == "scheme-ambiguous"
+    assert caught.value.fix == f"State the label scheme: {possible}."
+
+
+def test_a_cavity_belongs_to_no_region_and_a_cyst_to_the_core() -> None:
+    labels = np.array([[[0, 1, 2, 3, 4]]], np.uint8)
+    assert encode(labels, BRATS_2024)[:, 0, 0].astype(int).tolist() == [
+        [0, 1, 1, 1, 0],
+        [0, 1, 0, 1, 0],
+        [0, 0, 0, 1, 0],
+    ]
+    assert encode(labels, BRATS_PEDS)[:, 0, 0].astype(int).tolist() == [
+        [0, 1, 1, 1, 1],
+        [0, 1, 1, 1, 0],
+        [0, 1, 0, 0, 0],
+    ]
+    assert convert(labels, BRATS_2024, BRATS_2021).tolist() == [[[0, 1, 2, 4, 0]]]
+    assert convert(labels, BRATS_PEDS, BRATS_2023).tolist() == [[[0, 3, 1, 1, 2]]]
 
 
 @pytest.mark.parametrize("values", powerset([0, 1, 2, 3]))
@@ -185,7 +224,8 @@ def test_everything_below_4_is_ambiguous(values: tuple[int, ...]) -> None:
         f"The label values {sorted(set(values) - {0})} are ambiguous: "
         "releases of BraTS and MSD number the tissues differently."
     )
-    assert caught.value.fix == "State the label scheme: brats2021, brats2023, msd."
+    schemes = "brats2023, brats2024, brats-peds, msd" if 3 in values else ", ".join(SCHEMES)
+    assert caught.value.fix == f"State the label scheme: {schemes}."
 
 
 def test_numbers_of_numpy_are_shown_as_numbers() -> None:
@@ -193,14 +233,15 @@ def test_numbers_of_numpy_are_shown_as_numbers() -> None:
         detect_scheme(np.unique([0, 1, 3]))
 
 
-@pytest.mark.parametrize("values", [(5,), (0, 1, 2, 3, 4), (3, 4), (-1, 4), (0, 255), (10, 1)])
+@pytest.mark.parametrize("values", [(5,), (-1, 4), (0, 255), (10, 1)])
 def test_values_of_no_scheme(values: tuple[int, ...]) -> None:
     with pytest.raises(InputError) as caught:
         detect_scheme(values)
     assert caught.value.code == "labels-unknown"
     assert caught.value.problem == f"The label values {sorted(set(values) - {0})} belong to no known scheme."
     assert caught.value.fix == (
-        "Expected one of brats2021 [0, 1, 2, 4], brats2023 [0, 1, 2, 3], msd [0, 1, 2, 3]."
+        "Expected one of brats2021 [0, 1, 2, 4], brats2023 [0, 1, 2, 3], brats2024 [0, 1, 2, 3, 4], "
+        "brats-peds [0, 1, 2, 3, 4], msd [0, 1, 2, 3]."
     )
 
 
@@ -223,4 +264,38 @@ def test_schemes_by_name() -> None:
     ) as caught:
         scheme_named("brats")
     assert caught.value.code == "scheme"
-    assert caught.value.fix == "Choose from brats2021, brats2023, msd."
+    assert caught.value.fix == f"Choose from {', '.join(SCHEMES)}, or write a scheme into a .toml file."
+
+
+def test_a_scheme_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('"necrotic core" = 7\noedema = 9\n"enhancing tumour" = 2\n"resection cavity" = 1\n')
+    scheme = scheme_named(str(path))
+    assert scheme.name == "ours"
+    assert [scheme.value(tissue) for tissue in (NECROSIS, OEDEMA, ENHANCING, CAVITY)] == [7, 9, 2, 1]
+    masks = np.array([[True, True, True, False], [True, True, False, False], [True, False, False, False]])
+    np.testing.assert_array_equal(encode(decode(masks, scheme), scheme), masks)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("oedema = ", "cannot be read"),
+        ("oedema = 1", "lacks a tissue or holds an unknown one: enhancing tumour, necrotic core"),
+        ('"necrotic core" = 1\noedema = 2\n"enhancing tumour" = 3\nfat = 4', "unknown one: fat"),
+        ('"necrotic core" = 1\noedema = 1\n"enhancing tumour" = 3', "a number of its own"),
+        ('"necrotic core" = 0\noedema = 1\n"enhancing tumour" = 3', "a number of its own"),
+        ('"necrotic core" = true\noedema = 2\n"enhancing tumour" = 3', "a number of its own"),
+        ('"necrotic core" = "1"\noedema = 2\n"enhancing tumour" = 3', "a number of its own"),
+    ],
+)
+def test_a_file_that_holds_no_scheme(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        scheme_named(str(tmp_path / "ours.toml"))
+    assert caught.value.code == "scheme"
+
+
+def test_a_scheme_file_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"gone\.toml cannot be read"):
+        scheme_named("gone.toml")

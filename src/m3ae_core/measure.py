@@ -84,7 +84,8 @@ def region_volumes(labels: Labels, scheme: LabelScheme, affine: Matrix) -> dict[
     """
     size, voxels = voxel_ml(affine), _voxels(labels, scheme)
     return {
-        region.name: round(sum(voxels[tissue] for tissue in region.tissues) * size, 3) for region in REGIONS
+        region.name: round(sum(voxels.get(tissue, 0) for tissue in region.tissues) * size, 3)
+        for region in REGIONS
     }
 
 

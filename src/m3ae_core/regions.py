@@ -7,8 +7,10 @@ tissues.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,14 @@ from m3ae_core.errors import ConfigError, InputError
 NECROSIS = "necrotic core"
 OEDEMA = "oedema"
 ENHANCING = "enhancing tumour"
+CYST = "cystic component"
+CAVITY = "resection cavity"
 
-#: Display colours of the tissues (the paper's: necrosis green, oedema blue, enhancing tumour yellow).
+#: Display colours of the tissues that a model tells apart and every scheme numbers (the paper's: necrosis green,
+#: oedema blue, enhancing tumour yellow).
 COLOURS = {NECROSIS: "#2ca02c", OEDEMA: "#1f77b4", ENHANCING: "#ffdd00"}
+#: The same with the tissues that only some schemes number.
+ALL_COLOURS = {**COLOURS, CYST: "#17becf", CAVITY: "#8c564b"}
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,24 @@ class LabelScheme:
 
 BRATS_2021 = LabelScheme("brats2021", ((NECROSIS, 1), (OEDEMA, 2), (ENHANCING, 4)))
 BRATS_2023 = LabelScheme("brats2023", ((NECROSIS, 1), (OEDEMA, 2), (ENHANCING, 3)))
+#: Glioma after treatment, from 2024 on.
+BRATS_2024 = LabelScheme("brats2024", ((NECROSIS, 1), (OEDEMA, 2), (ENHANCING, 3), (CAVITY, 4)))
+#: Children; the non-enhancing core stands where adults have necrosis.
+BRATS_PEDS = LabelScheme("brats-peds", ((ENHANCING, 1), (NECROSIS, 2), (CYST, 3), (OEDEMA, 4)))
 MSD = LabelScheme("msd", ((OEDEMA, 1), (NECROSIS, 2), (ENHANCING, 3)))
-SCHEMES = {scheme.name: scheme for scheme in (BRATS_2021, BRATS_2023, MSD)}
+SCHEMES = {scheme.name: scheme for scheme in (BRATS_2021, BRATS_2023, BRATS_2024, BRATS_PEDS, MSD)}
 
 
 @dataclass(frozen=True)
 class Region:
-    """A union of tissues, evaluated as one binary mask."""
+    """A union of tissues, evaluated as one binary mask. A resection cavity belongs to none."""
 
     name: str
     tissues: frozenset[str]
 
 
-WT = Region("WT", frozenset({NECROSIS, OEDEMA, ENHANCING}))
-TC = Region("TC", frozenset({NECROSIS, ENHANCING}))
+WT = Region("WT", frozenset({NECROSIS, OEDEMA, ENHANCING, CYST}))
+TC = Region("TC", frozenset({NECROSIS, ENHANCING, CYST}))
 ET = Region("ET", frozenset({ENHANCING}))
 REGIONS = (WT, TC, ET)
 
@@ -77,25 +88,51 @@ def regions_named(names: Iterable[str]) -> tuple[Region, ...]:
 
 
 def scheme_named(name: str) -> LabelScheme:
-    """Return the label scheme called `name`.
+    """Return the label scheme called `name`, or the one in a file that ends in ``.toml`` (:func:`read_scheme`).
 
     Raises
     ------
     ConfigError
-        If there is no such scheme.
+        If there is no such scheme, or the file holds none.
     """
+    if name.endswith(".toml"):
+        return read_scheme(Path(name))
     if name not in SCHEMES:
-        fix = f"Choose from {', '.join(SCHEMES)}."
+        fix = f"Choose from {', '.join(SCHEMES)}, or write a scheme into a .toml file."
         raise ConfigError(f"Unknown label scheme {name!r}.", fix, code="scheme")
     return SCHEMES[name]
+
+
+def read_scheme(path: Path) -> LabelScheme:
+    """Read a label scheme from a TOML file of lines like ``"necrotic core" = 1``; it is called after the file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or does not number the tissues (code ``scheme``).
+    """
+    fix = f'Write one line for each tissue, like "{NECROSIS}" = 1; known are {", ".join(ALL_COLOURS)}.'
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"The label scheme {path.name} cannot be read ({type(error).__name__})."
+        raise ConfigError(problem, fix, code="scheme") from error
+    numbers = [value for value in values.values() if type(value) is int and 1 <= value <= 255]
+    if len(numbers) < len(values) or len(set(numbers)) < len(numbers):
+        problem = f"The label scheme {path.name} must give each tissue a number of its own from 1 to 255."
+        raise ConfigError(problem, fix, code="scheme")
+    if wrong := (values.keys() - ALL_COLOURS.keys()) | (COLOURS.keys() - values.keys()):
+        problem = f"The label scheme {path.name} lacks a tissue or holds an unknown one: {', '.join(sorted(wrong))}."
+        raise ConfigError(problem, fix, code="scheme")
+    return LabelScheme(path.stem, tuple(values.items()))
 
 
 def detect_scheme(values: Iterable[int]) -> LabelScheme:
     """Return the one label scheme that the values of a label map allow.
 
-    Label 4 means BraTS up to 2021. Values 0-3 alone are ambiguous: 3 is enhancing tumour in BraTS 2023 and in
-    MSD, which swap 1 and 2, and non-enhancing core before 2017. The question is put to the user, never
-    guessed.
+    Nearly all values are ambiguous: 4 is enhancing tumour up to BraTS 2021, a resection cavity in BraTS 2024 and
+    oedema in BraTS-PEDs; 3 is enhancing tumour in BraTS 2023 and in MSD, which swap 1 and 2, and was non-enhancing
+    core before 2017. The question is put to the user, never guessed.
 
     Raises
     ------
@@ -103,18 +140,19 @@ def detect_scheme(values: Iterable[int]) -> LabelScheme:
         If the values are ambiguous (code ``scheme-ambiguous``) or belong to no scheme (``labels-unknown``).
     """
     found = {int(value) for value in values} - {0}
-    if not found <= {1, 2, 3, 4} or {3, 4} <= found:
+    possible = [scheme for scheme in SCHEMES.values() if found <= scheme.allowed]
+    if not possible:
         raise InputError(
             f"The label values {sorted(found)} belong to no known scheme.",
             f"Expected one of {', '.join(f'{s.name} {sorted(s.allowed)}' for s in SCHEMES.values())}.",
             code="labels-unknown",
         )
-    if 4 in found:
-        return BRATS_2021
+    if len(possible) == 1:
+        return possible[0]
     raise InputError(
         f"The label values {sorted(found)} are ambiguous: "
         "releases of BraTS and MSD number the tissues differently.",
-        f"State the label scheme: {', '.join(SCHEMES)}.",
+        f"State the label scheme: {', '.join(scheme.name for scheme in possible)}.",
         code="scheme-ambiguous",
     )
 
@@ -137,7 +175,7 @@ def encode(
             f"Allowed are {sorted(scheme.allowed)}; correct the map or name another scheme.",
             code="labels-unknown",
         )
-    values = [[scheme.value(tissue) for tissue in region.tissues] for region in regions]
+    values = [[value for tissue, value in scheme.values if tissue in region.tissues] for region in regions]
     return np.stack([np.isin(labels, wanted) for wanted in values])
 
 
@@ -161,9 +199,14 @@ def decode(
 def convert(
     labels: npt.NDArray[np.integer], source: LabelScheme, target: LabelScheme
 ) -> npt.NDArray[np.uint8]:
-    """Return a label map of the scheme `source` with the numbers of `target`."""
+    """Return a label map of the scheme `source` with the numbers of `target`.
+
+    Where `target` has no number for it, a cyst becomes necrotic core (also of the tumour core) and a resection cavity
+    background.
+    """
+    numbers = {CYST: target.value(NECROSIS), **dict(target.values)}
     table = np.zeros(max(source.allowed) + 1, np.uint8)
     for tissue, value in source.values:
-        table[value] = target.value(tissue)
+        table[value] = numbers.get(tissue, 0)
     converted: npt.NDArray[np.uint8] = table[labels]
     return converted

@@ -19,7 +19,7 @@ from nibabel.orientations import io_orientation
 from m3ae_core.data.matching import sort_files
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
-from m3ae_core.regions import COLOURS, SCHEMES, LabelScheme
+from m3ae_core.regions import ALL_COLOURS, SCHEMES, LabelScheme
 from m3ae_core.report.canvas import grey_range
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def fading(name: str) -> Colormap:
 
 def tissue_style(scheme: LabelScheme) -> dict[str, Any]:
     """Return the keyword arguments of a labels layer that colour and name the tissues."""
-    return label_style({value: (tissue, COLOURS[tissue]) for tissue, value in scheme.values})
+    return label_style({value: (tissue, ALL_COLOURS[tissue]) for tissue, value in scheme.values})
 
 
 def label_style(meaning: Mapping[int, tuple[str, str]]) -> dict[str, Any]:

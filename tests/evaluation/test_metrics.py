@@ -57,16 +57,19 @@ def new(tmp_path):
     return write_labels(tmp_path / "new.nii.gz", np.array([[[0, 1, 2, 3]] * 2] * 2, np.uint8), AFFINE)
 
 
-def test_label_4_leaves_no_doubt(old):
-    assert compare_files(old, old) == {"WT": 1, "TC": 1, "ET": 1}
+def test_label_4_is_asked_about_too(old):
+    with pytest.raises(InputError, match="ambiguous") as caught:
+        compare_files(old, old, "brats2021")
+    assert "brats2021, brats2024" in caught.value.fix
+    assert compare_files(old, old, "brats2021", "brats2021") == {"WT": 1, "TC": 1, "ET": 1}
 
 
 def test_ambiguous_labels_are_a_question_that_names_the_file(old, new):
     with pytest.raises(InputError) as caught:
-        compare_files(old, new)
+        compare_files(old, new, "brats2021")
     assert caught.value.code == "scheme-ambiguous"
     assert "new.nii.gz" in str(caught.value)
-    assert compare_files(old, new, reference_scheme="brats2023")["ET"] == 1
+    assert compare_files(old, new, "brats2021", "brats2023")["ET"] == 1
 
 
 @pytest.mark.parametrize(
@@ -75,15 +78,15 @@ def test_ambiguous_labels_are_a_question_that_names_the_file(old, new):
 def test_the_sidecar_answers(old, new, record, known):
     (new.parent / "new.json").write_text(json.dumps(record))
     if known:
-        assert compare_files(new, old)["ET"] == 1
+        assert compare_files(new, old, reference_scheme="brats2021")["ET"] == 1
     else:
         with pytest.raises(InputError):
-            compare_files(new, old)
+            compare_files(new, old, reference_scheme="brats2021")
 
 
 def test_a_scheme_that_does_not_fit(old):
     with pytest.raises(InputError) as caught:
-        compare_files(old, old, scheme="brats2023")
+        compare_files(old, old, "brats2023", "brats2021")
     assert caught.value.code == "labels-unknown"
     with pytest.raises(ConfigError):
         compare_files(old, old, scheme="brats1999")

@@ -11,4 +11,5 @@ OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 Device = Literal["auto", "cpu", "cuda"]
-Scheme = Literal["brats2021", "brats2023", "msd"]
+KnownScheme = Literal["brats2021", "brats2023", "brats2024", "brats-peds", "msd"]
+Scheme = Annotated[KnownScheme | str, arg(metavar="brats2021|brats2023|brats2024|brats-peds|msd|FILE.toml")]

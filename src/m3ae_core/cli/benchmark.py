@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
+from m3ae_core.cli.arguments import Device, KnownScheme, OptionalPath
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 
@@ -18,7 +18,7 @@ def benchmark(
     output: Path,
     bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     split: OptionalPath = None,
-    scheme: Scheme = "brats2023",
+    scheme: KnownScheme = "brats2023",
     device: Device = "auto",
 ) -> None:
     """Measure models on every case of a folder from every subset of its sequences: Dice and HD95 of every region.

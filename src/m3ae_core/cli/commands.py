@@ -39,7 +39,7 @@ def evaluate(
         prediction: A label map; its scheme is read from its sidecar if there is one.
         reference: The expert's label map, on the same grid.
         scheme: Label scheme of the prediction, where its sidecar or values do not tell.
-        reference_scheme: Label scheme of the reference; values 0-3 alone are ambiguous and must be stated.
+        reference_scheme: Label scheme of the reference; must be stated where no sidecar tells.
     """
     from m3ae_core.evaluation.metrics import compare_files
 

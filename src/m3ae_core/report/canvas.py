@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.errors import ConfigError
-from m3ae_core.regions import COLOURS
+from m3ae_core.regions import ALL_COLOURS
 
 
 def new_figure(width: float, height: float, colour: str = "white") -> Any:
@@ -42,7 +42,7 @@ def tissue_overlay(masks: Mapping[str, npt.NDArray[np.bool_]]) -> npt.NDArray[np
 
     overlay = np.zeros((*next(iter(masks.values())).shape, 4), np.float32)
     for tissue, mask in masks.items():
-        overlay[mask] = to_rgba(COLOURS[tissue], 0.6)
+        overlay[mask] = to_rgba(ALL_COLOURS[tissue], 0.6)
     return overlay
 
 
