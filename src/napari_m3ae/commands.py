@@ -41,16 +41,9 @@ def as_command(session: Session) -> str:
     Raises
     ------
     InputError
-        If nothing can be run, a chosen layer has no file (``no-file``), or the sequences lie on different grids,
-        which the command line does not bring together (``grids-differ``).
+        If nothing can be run, or a chosen layer has no file (``no-file``).
     """
-    _, files, moved = _chosen(session)
-    if moved:
-        raise InputError(
-            f"{moved[0]} lies on another grid than {next(iter(files))}, which the command line does not accept.",
-            f"Copy the run as Python instead, or leave {moved[0]} out.",
-            code="grids-differ",
-        )
+    _, files, _ = _chosen(session)
     given = [word for name, path in files.items() for word in (f"--{name.lower()}", str(path))]
     folder = session.state.model.folder
     model = [] if folder == BUILTIN.folder else ["--bundle", str(folder.absolute())]

@@ -10,9 +10,11 @@ import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
+from m3ae_core.cli.progress import follow_cohort
 from m3ae_core.cli.training import _cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
+from m3ae_core.events import CaseSegmented
 from m3ae_core.modalities import ModalitySet
 from tiny import RECIPE, random_bundle, recipe_toml
 
@@ -292,3 +294,10 @@ def test_another_window(place, capsys, window, code):
     assert run("predict", case, "--bundle", place / "model", "--output", out, "--window", window) == code
     printed = capsys.readouterr()
     assert "validated with" in printed.out if code == 0 else "multiples of 8" in printed.err
+
+
+def test_warnings_of_a_folder_of_cases_are_printed(capsys):
+    assert follow_cohort([CaseSegmented("p1", 1, 1, "T1", False, ("T1: odd.", "T1: very odd."))]) == []
+    printed = "".join(capsys.readouterr())
+    assert "warning: T1: odd." in printed
+    assert "warning: T1: very odd." in printed

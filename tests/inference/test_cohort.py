@@ -16,7 +16,7 @@ from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.case import find_cases, read_case, scan_cases
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import read_labels, write_labels
+from m3ae_core.data.volume import read_labels, read_volume, write_image, write_labels
 from m3ae_core.errors import InputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.cohort import Cohort, _read_ahead
@@ -65,6 +65,16 @@ def test_every_case_is_segmented_as_if_alone(predictor, place, readers):
         record, expected = json.loads(sidecar_of(path).read_text()), json.loads(json.dumps(alone.provenance))
         assert record["labels"].pop("sha256") == read_labels(path).sha256
         assert {**record, "made_at": ""} == {**expected, "made_at": ""}
+
+
+def test_what_must_be_known_of_a_case_is_told_with_it(predictor, place):
+    image = place / "cases" / "case-0" / "case-0-t1n.nii.gz"
+    volume = read_volume(image)
+    write_image(image, volume.data - 1, volume.affine)
+    first, second, _ = run(Cohort(predictor, place / "out"), place)
+    assert first.warnings == ("T1: The background was -1 instead of 0; it was set to 0.",)
+    assert second.warnings == ()
+    assert json.loads((place / "out" / "case-0-m3ae.json").read_text())["warnings"] == list(first.warnings)
 
 
 def test_a_bad_case_does_not_stop_the_others(predictor, place):
