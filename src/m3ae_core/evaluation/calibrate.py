@@ -61,16 +61,15 @@ def measure_case(predictor: Predictor, files: CaseFiles, scheme: LabelScheme) ->
     brain = brain_of(volume.data for volume in case.volumes.values())
     sample = np.flatnonzero(brain.ravel(order="F"))[::_EVERY]
     found = list(_subsets(predictor, case, truth, [region.name for region in regions], sample))
-    evidence, dices, probabilities = ([entry[part] for entry in found] for part in range(3))
     return Measurement(
         files.name,
         hash_case(files),
         modalities.subsets(),
         tuple(region.name for region in regions),
-        np.array([[astuple(own) for own in row] for row in evidence]),
-        np.array(dices),
+        np.array([[astuple(own) for own in evidence] for evidence, _, _ in found]),
+        np.array([dices for _, dices, _ in found]),
         np.count_nonzero(truth, axis=(1, 2, 3)) * voxel_ml(case.affine),
-        np.array(probabilities, np.float16),
+        np.array([probabilities for _, _, probabilities in found], np.float16),
         truth.sum(axis=0, dtype=np.uint8).ravel(order="F")[sample],
     )
 

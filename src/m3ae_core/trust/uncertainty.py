@@ -18,8 +18,8 @@ def temper(probabilities: FloatArray, temperature: float) -> FloatArray:
     if temperature == 1:
         return probabilities
     clipped = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    odds = (1 / clipped - 1) ** np.float32(1 / temperature)
-    return np.asarray(1 / (1 + odds), np.float32)
+    logit = np.log(clipped / (1 - clipped))
+    return np.asarray(1 / (1 + np.exp(-logit / np.float32(temperature))), np.float32)
 
 
 def chance_of_error(regions: FloatArray) -> FloatArray:
@@ -30,9 +30,11 @@ def chance_of_error(regions: FloatArray) -> FloatArray:
     above 1/2, as in :func:`~m3ae_core.regions.decode`.
     """
     nested = np.maximum.accumulate(regions[::-1])[::-1]
-    edge = np.ones_like(nested[:1])
-    tissues = np.concatenate([edge, nested]) - np.concatenate([nested, 0 * edge])
-    return np.asarray(1 - np.take_along_axis(tissues, decoded_depth(regions)[None], 0)[0], np.float32)
+    right = 1 - nested[0]
+    for row, region in enumerate(regions):
+        tissue = nested[row] - nested[row + 1] if row + 1 < len(regions) else nested[row]
+        right = np.where(region > 0.5, tissue, right)
+    return np.asarray(1 - right, np.float32)
 
 
 def decoded_depth(regions: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:

@@ -1,0 +1,94 @@
+"""``predict --uncertainty`` and ``calibrate`` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3ae_core.bundle import load_bundle, save_bundle
+from m3ae_core.cli import main
+from m3ae_core.data.case import read_case
+from m3ae_core.data.phantom import write_phantom
+from m3ae_core.data.volume import read_volume
+from m3ae_core.inference.predictor import Predictor
+from tiny import random_bundle, write_cases
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_phantom(tmp_path / "cases", "p1")
+    save_bundle(random_bundle(), tmp_path / "model")
+    return tmp_path
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_uncertainty_of_one_case(place, capsys):
+    case, out = place / "cases" / "p1", place / "u.nii.gz"
+    arguments = ("predict", case, "--bundle", place / "model", "--output", place / "o.nii.gz")
+    assert run(*arguments, "--uncertainty", out) == 0
+    found, image = read_volume(out), read_volume(case / "p1-t2w.nii.gz")
+    assert (found.affine == image.affine).all()
+    assert found.data.min() == 0
+    assert 0 < found.data.max() <= 1
+    assert (found.data[image.data == 0] == 0).all()
+    record = json.loads((place / "o.json").read_text())
+    assert record["expected_dice"] is None
+    assert record["volume_ml"] is None
+    assert "was not calibrated" in capsys.readouterr().out
+    assert run(*arguments, "--uncertainty", out, "--overwrite") == 0
+    assert run(*arguments[:-1], place / "other.nii.gz", "--uncertainty", out) == 2  # it is there
+
+
+@pytest.mark.parametrize("name", ["o.nii.gz", "u.txt"])
+def test_mistakes(place, name):
+    case = place / "cases" / "p1"
+    arguments = ("predict", case, "--bundle", place / "model", "--output", place / "o.nii.gz")
+    before = sorted(place.iterdir())
+    assert run(*arguments, "--uncertainty", place / name) == 2
+    assert sorted(place.iterdir()) == before
+
+
+def test_the_uncertainty_of_a_folder_is_written_for_results_that_lack_it(place, capsys):
+    arguments = ("predict", place / "cases", "--bundle", place / "model", "--output", place / "out")
+    assert run(*arguments) == 0
+    uncertainty = place / "maps" / "p1_uncertainty.nii.gz"
+    assert run(*arguments, "--uncertainty", place / "maps") == 0
+    assert read_volume(uncertainty).data.any()
+    capsys.readouterr()
+    assert run(*arguments, "--uncertainty", place / "maps") == 0
+    assert "done before" in capsys.readouterr().out
+
+
+def test_calibrate(tmp_path, capsys):
+    files = write_cases(tmp_path / "cases", 9)
+    save_bundle(random_bundle(), tmp_path / "model")
+    arguments = ("calibrate", tmp_path / "model", "--cases", tmp_path / "cases", "--device", "cpu")
+    assert run(*arguments, "--output", tmp_path / "better") == 0
+    assert "calibrated on 9 cases" in capsys.readouterr().out
+    before, after = load_bundle(tmp_path / "model"), load_bundle(tmp_path / "better")
+    assert before.sha256 == after.sha256
+    assert "calibration" not in before.card
+    prediction = Predictor(after, "cpu").predict(read_case(files[0]).only("FLAIR", "T2"))
+    for key in ("expected_dice", "volume_ml"):
+        assert set(prediction.provenance[key]) == {"WT", "TC", "ET"}
+        assert all(0 <= r["low"] <= r["estimate"] <= r["high"] for r in prediction.provenance[key].values())
+    assert all(r["high"] <= 1 for r in prediction.provenance["expected_dice"].values())
+    assert "9 labelled cases" in prediction.provenance["calibrated_on"]
+    other = Predictor(after, "cpu", window=(32, 32, 32)).predict(read_case(files[0]).only("FLAIR", "T2"))
+    assert other.provenance["expected_dice"] is None  # it holds for the window it was measured with
+    assert np.isfinite(other.uncertainty).all()
+
+
+def test_calibrate_refuses_training_cases_and_schemes_that_do_not_match(place, capsys):
+    bundle = random_bundle()
+    bundle.card["training_cases"] = ["p1"]
+    save_bundle(bundle, place / "model")
+    arguments = ("calibrate", place / "model", "--cases", place / "cases")
+    assert run(*arguments) == 2
+    assert "was trained on p1" in capsys.readouterr().err
+    assert run(*arguments, place / "cases", place / "cases", "--scheme", "msd", "brats2021") == 2
+    assert "3 folders and 2 label schemes" in capsys.readouterr().err
