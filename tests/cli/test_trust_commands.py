@@ -12,7 +12,7 @@ from m3ae_core.data.case import read_case
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_volume
 from m3ae_core.inference.predictor import Predictor
-from tiny import random_bundle, write_cases
+from tiny import random_bundle
 
 
 @pytest.fixture
@@ -64,21 +64,23 @@ def test_the_uncertainty_of_a_folder_is_written_for_results_that_lack_it(place, 
 
 
 def test_calibrate(tmp_path, capsys):
-    files = write_cases(tmp_path / "cases", 9)
-    save_bundle(random_bundle(), tmp_path / "model")
+    names = ("FLAIR", "T2")
+    files = [write_phantom(tmp_path / "cases", f"case-{seed}", seed=seed, present=names) for seed in range(9)]
+    save_bundle(random_bundle(modalities=names), tmp_path / "model")
     arguments = ("calibrate", tmp_path / "model", "--cases", tmp_path / "cases", "--device", "cpu")
     assert run(*arguments, "--output", tmp_path / "better") == 0
     assert "calibrated on 9 cases" in capsys.readouterr().out
     before, after = load_bundle(tmp_path / "model"), load_bundle(tmp_path / "better")
     assert before.sha256 == after.sha256
     assert "calibration" not in before.card
-    prediction = Predictor(after, "cpu").predict(read_case(files[0]).only("FLAIR", "T2"))
+    case = read_case(files[0], after.config.modality_set)
+    prediction = Predictor(after, "cpu").predict(case.only("T2"))
     for key in ("expected_dice", "volume_ml"):
         assert set(prediction.provenance[key]) == {"WT", "TC", "ET"}
         assert all(0 <= r["low"] <= r["estimate"] <= r["high"] for r in prediction.provenance[key].values())
     assert all(r["high"] <= 1 for r in prediction.provenance["expected_dice"].values())
     assert "9 labelled cases" in prediction.provenance["calibrated_on"]
-    other = Predictor(after, "cpu", window=(32, 32, 32)).predict(read_case(files[0]).only("FLAIR", "T2"))
+    other = Predictor(after, "cpu", window=(32, 32, 32)).predict(case)
     assert other.provenance["expected_dice"] is None  # it holds for the window it was measured with
     assert np.isfinite(other.uncertainty).all()
 
