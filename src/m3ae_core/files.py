@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import platform
-import threading
+import secrets
+import stat
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,12 +26,14 @@ if TYPE_CHECKING:  # so that `m3ae --help` need not wait for numpy
 _TEMPORARY = ".tmp-"
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
+def atomic_write(path: Path, write: Callable[[Path], object], *, empty: bool = False) -> Path:
     """Write a file so that `path` always holds either the old content or the whole new one.
 
-    `write` receives a temporary path in the same folder (with the same suffixes); the temporary file is
-    synced to disk and then renamed over `path`. After any failure the old file is untouched and the temporary
-    one is gone. One that a killed process left of an earlier write to `path` goes first.
+    `write` receives the path of an empty temporary file in the same folder (with the same suffixes), which nobody
+    else can have put there; it is synced to disk and then renamed over `path`. A file that is replaced keeps its mode
+    and its group; a link stays one, and the file it leads to is replaced. After any failure the old file is untouched
+    and the temporary one is gone. One that a killed process left of an earlier write to `path` goes first. To have
+    written nothing is a failure, unless the file may be `empty`.
 
     Raises
     ------
@@ -41,8 +44,8 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     try:
         ensure_writable(path)
-        remove_stale(path.parent, path.name)
-        _write_and_rename(path, write)
+        remove_stale(_target(path).parent, path.name)
+        _write_and_rename(path, write, empty)
     except (OSError, RuntimeError) as error:  # the latter is what torch's writer raises, being C++
         raise _failed(path, error) from error
     return path
@@ -91,7 +94,7 @@ def ensure_writable(path: Path) -> None:
     OutputError
         If its folder is missing or not writable, or `path` is itself a folder.
     """
-    folder = path.parent
+    folder = _target(path).parent
     if not folder.is_dir():
         problem, fix = f"The folder {printable(folder)} does not exist.", "Create it or choose another one."
     elif path.is_dir():
@@ -123,7 +126,7 @@ def write_text(path: Path, text: str) -> Path:
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    return atomic_write(path, write)
+    return atomic_write(path, write, empty=not text)
 
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
@@ -186,17 +189,37 @@ def _writer() -> str:
     return f"{_TEMPORARY}{zlib.crc32(platform.node().encode('utf-8', 'surrogatepass')):08x}-"
 
 
-def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f"{_writer()}{os.getpid()}-{threading.get_ident()}-{path.name}")
+def _target(path: Path) -> Path:
+    """Return the file that is replaced when `path` is written: where it leads to, if it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], object], empty: bool) -> None:
+    target = _target(path)
+    temporary = target.with_name(f"{_writer()}{os.getpid()}-{secrets.token_hex(8)}-{path.name}")
+    temporary.open("xb").close()  # a file or link that somebody put there is not followed
     try:
         write(temporary)
+        if not empty and not temporary.stat().st_size:
+            raise OSError("nothing was written")
         with temporary.open("rb+") as stream:  # some systems sync only what is open for writing
+            _keep_access(target, temporary)
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink()
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
+
+
+def _keep_access(old: Path, new: Path) -> None:
+    """Give the file that replaces `old` its mode and, where this user may, its group."""
+    if os.name != "posix" or not old.exists():
+        return
+    known = old.stat()
+    with suppress(OSError):
+        os.chown(new, -1, known.st_gid)
+    new.chmod(stat.S_IMODE(known.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:

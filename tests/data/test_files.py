@@ -8,7 +8,9 @@ import io
 import json
 import os
 import platform
+import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -220,6 +222,91 @@ def test_two_threads_do_not_share_a_temporary_file(target: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+# --- whose file it is, and where it lies -------------------------------------------------------------
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX modes, groups and links")
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o640, 0o600, 0o664, 0o444])
+def test_a_replaced_file_keeps_its_mode(mode: int, target: Path) -> None:
+    target.chmod(mode)
+    atomic_write(target, put(NEW))
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+    assert target.read_bytes() == NEW
+
+
+@posix
+def test_a_new_file_has_the_mode_of_any_new_file(target: Path) -> None:
+    plain, fresh = target.with_name("plain"), target.with_name("fresh")
+    plain.write_bytes(NEW)
+    atomic_write(fresh, put(NEW))
+    assert fresh.stat().st_mode == plain.stat().st_mode
+
+
+@posix
+def test_a_replaced_file_keeps_its_group_where_that_is_allowed(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def chown(path: Path, user: int, group: int) -> None:
+        asked.append((user, group))
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    atomic_write(target, put(NEW))
+    assert asked == [(-1, target.stat().st_gid)]
+    assert target.read_bytes() == NEW
+
+
+@posix
+def test_a_link_stays_a_link(target: Path) -> None:
+    """The file it leads to is replaced, and the temporary file lies in that file's folder."""
+    seen: list[Path] = []
+    folder = target.parent / "links"
+    folder.mkdir()
+    link = folder / "labels.nii"
+    link.symlink_to(Path("..") / target.name)
+    assert atomic_write(link, lambda new: seen.append(new) or new.write_bytes(NEW)) == link
+    assert link.is_symlink()
+    assert target.read_bytes() == NEW
+    assert seen[0].parent == target.parent
+    assert seen[0].name.endswith("-labels.nii")
+    assert list(folder.iterdir()) == [link]
+
+
+@posix
+def test_a_link_into_a_folder_that_is_missing_is_refused(target: Path) -> None:
+    link = target.with_name("link")
+    link.symlink_to(target.parent / "missing" / "file")
+    with pytest.raises(OutputError) as caught:
+        ensure_writable(link)
+    assert caught.value.code == "not-writable"
+
+
+@posix
+def test_what_lies_at_the_temporary_name_is_not_written_through(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("m3ae_core.files.secrets.token_hex", lambda _: "known")
+    atomic_write(target, lambda new: seen.append(new.name) or new.write_bytes(OLD))
+    victim = target.with_name("victim")
+    victim.write_bytes(OLD)
+    target.with_name(seen[0]).symlink_to(victim)
+    with pytest.raises(OutputError, match="File exists"):
+        atomic_write(target, put(NEW))
+    assert victim.read_bytes() == target.read_bytes() == OLD
+
+
+def test_names_of_temporary_files_differ(target: Path) -> None:
+    seen: list[str] = []
+    for _ in range(2):
+        atomic_write(target, lambda new: seen.append(new.name) or new.write_bytes(NEW))
+    assert seen[0] != seen[1]
+
+
 # --- what killed processes left ---------------------------------------------------------------------
 
 
@@ -253,7 +340,7 @@ def test_all_that_dead_processes_left_goes(target: Path, left: list[Path]) -> No
 def test_files_of_running_processes_and_other_computers_stay(
     part: int, target: Path, left: list[Path]
 ) -> None:
-    """.tmp-COMPUTER-PROCESS-THREAD-name"""
+    """.tmp-COMPUTER-PROCESS-RANDOM-name"""
     pieces = left[0].name.split("-", 4)
     pieces[part] = {1: "00000000", 2: str(os.getpid())}[part]
     kept = left[0].rename(target.with_name("-".join(pieces)))
@@ -270,8 +357,8 @@ def test_the_name_of_a_temporary_file_says_who_writes_it(
     for name, known in (("scanner-7", b"scanner-7"), ("caf\udce9", b"caf\xed\xb3\xa9")):
         monkeypatch.setattr(platform, "node", lambda name=name: name)
         atomic_write(target, lambda temporary: seen.append(temporary.name) or temporary.write_bytes(OLD))
-        who = f"{zlib.crc32(known):08x}-{os.getpid()}-{threading.get_ident()}"
-        assert seen.pop() == f".tmp-{who}-result.nii"
+        who = f"{zlib.crc32(known):08x}-{os.getpid()}"
+        assert re.fullmatch(rf"\.tmp-{who}-[0-9a-f]{{16}}-result\.nii", seen.pop())
 
 
 @pytest.mark.parametrize("name", ["case[1].nii", "a*.nii", "-.nii"])
@@ -421,6 +508,11 @@ def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("computer")
+def test_text_may_be_empty(target: Path) -> None:
+    write_text(target, "")
+    assert target.read_bytes() == b""
+
+
 def test_a_log_grows_by_its_end(target: Path) -> None:
     log = target.with_name("log.jsonl")
     for line in ("é\n", "2\n"):
