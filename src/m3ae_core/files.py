@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
 import secrets
 import stat
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # so that `m3ae --help` need not wait for numpy
     import numpy.typing as npt
 
 _TEMPORARY = ".tmp-"
+#: Text that begins so is a formula to a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def atomic_write(path: Path, write: Callable[[Path], object], *, empty: bool = False) -> Path:
@@ -168,10 +172,28 @@ def write_json(path: Path, content: Any) -> Path:
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV with a header line; None becomes an empty field, numbers stay numbers.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe, which makes it text there; bytes of a
+    file name that are no UTF-8 are escaped.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([_cell(value) for value in row] for row in (columns, *rows))
+    return stream.getvalue()
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(_FORMULA) else value)
 
 
 def _failed(path: Path, error: OSError | RuntimeError) -> OutputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import io
@@ -27,6 +28,7 @@ from m3ae_core.errors import OutputError
 from m3ae_core.files import (
     append_text,
     atomic_write,
+    csv_text,
     ensure_writable,
     make_folder,
     refuse_overwriting,
@@ -508,6 +510,19 @@ def test_text_and_json_are_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("computer")
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_text_in_csv_is_no_formula(start: str) -> None:
+    text = start + 'HYPERLINK("x"), y'
+    (header, cells) = csv.reader(io.StringIO(csv_text(("case", "dice"), [(text, -1.5)]), newline=""))
+    assert header == ["case", "dice"]
+    assert cells == ["'" + text, "-1.5"]
+
+
+def test_csv_of_other_cells_is_plain() -> None:
+    rows = [("a=b-c", None, -3), ("caf\udce9", 0.5, "")]
+    assert csv_text(("a", "b", "c"), rows) == "a,b,c\na=b-c,,-3\ncaf\\udce9,0.5,\n"
+
+
 def test_text_may_be_empty(target: Path) -> None:
     write_text(target, "")
     assert target.read_bytes() == b""

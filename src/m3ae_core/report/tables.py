@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from m3ae_core import files
 from m3ae_core.evaluation.conventions import Metric
 from m3ae_core.evaluation.results import Score
 from m3ae_core.evaluation.statistics import Cell, Comparison, Summary, average
@@ -151,12 +150,8 @@ def html_table(table: Table) -> str:
 
 def csv_text(rows: Sequence[DataclassInstance]) -> str:
     """Return dataclass instances (at least one) as CSV with a header line; None becomes an empty field."""
-    stream = io.StringIO()
     content = [asdict(row) for row in rows]
-    writer = csv.DictWriter(stream, list(content[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(content)
-    return stream.getvalue()
+    return files.csv_text(list(content[0]), [list(row.values()) for row in content])
 
 
 def tex(text: str) -> str:
