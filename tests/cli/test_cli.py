@@ -243,12 +243,20 @@ def test_a_cohort(place, capsys):
     where = ("predict", place / "cases", "--bundle", place / "model", "--output", place / "results")
     assert run(*where) == 0
     assert sorted(path.name for path in (place / "results").iterdir()) == [
-        f"p{n}-m3ae.{end}" for n in (1, 2) for end in ("json", "nii.gz")
+        *(f"p{n}-m3ae.{end}" for n in (1, 2) for end in ("json", "nii.gz")),
+        "summary.csv",
     ]
-    assert "2/2  p2  from FLAIR+T1+T1c+T2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2/2  p2  from FLAIR+T1+T1c+T2" in printed
+    assert "2 folders: 2 done\n" in printed
+    summary = place / "results" / "summary.csv"
+    assert "p1,done,FLAIR+T1+T1c+T2," in summary.read_text()
+    summary.unlink()
     before = snapshot(place)
     assert run(*where) == 0
     assert "(done before)" in capsys.readouterr().out
+    assert "p1,done before,FLAIR+T1+T1c+T2," in summary.read_text()
+    summary.unlink()
     assert snapshot(place) == before
 
 
@@ -256,8 +264,11 @@ def test_a_cohort_with_a_bad_case_ends_with_the_list_of_failures(place, capsys):
     write_phantom(place / "cases", "p2", seed=1)
     bad = place / "cases" / "p1" / "p1-t2w.nii.gz"
     bad.write_bytes(b"")
+    (place / "cases" / "p3").mkdir()
     assert run("predict", place / "cases", "--bundle", place / "model", "--output", place / "results") == 2
-    error = capsys.readouterr().err
+    printed, error = capsys.readouterr()
+    assert "3 folders: 1 done, 1 refused, 1 empty\n" in printed
+    assert "refused: p1\nempty: p3\n" in printed
     assert "1 of the cases could not be segmented" in error
     assert f"p1: {bad}: The file is empty." in error
     assert (place / "results" / "p2-m3ae.nii.gz").exists()

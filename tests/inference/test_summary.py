@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from m3ae_core.inference.summary import STATES, Record, closing_lines, write_summary
+from m3ae_core.errors import InputError
+from m3ae_core.events import CaseFailed, CaseSegmented
+from m3ae_core.inference.summary import (
+    STATES,
+    Record,
+    closing_lines,
+    empty_folders,
+    record_of,
+    write_summary,
+)
 
 RECORDS = (
     Record("p3", "refused", message="The file is cut short."),
@@ -36,8 +45,8 @@ def test_the_end_counts_states_and_names_warnings() -> None:
         "2 warnings in 1 cases:",
         "  p1: T1 looks like T1c.",
         "  p1: The grids differ.",
-        "refused: p3: The file is cut short.",
-        'asked: =p4: Which is "T1"?',
+        "refused: p3",
+        "asked: =p4",
     ]
 
 
@@ -54,9 +63,43 @@ def test_nothing_at_all(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     record = Record("caf\udce9", "refused", message="No.")
     assert write_summary(tmp_path, [record]).read_text().endswith("caf\\udce9,refused,,,No.\n")
-    assert closing_lines([record])[1] == "refused: caf\\udce9: No."
+    assert closing_lines([record])[1] == "refused: caf\\udce9"
 
 
 def test_an_unknown_state_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="no state 'lost'"):
         Record("p", "lost")
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_result_carries_the_warnings_of_its_sidecar(reused: bool, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"warnings": ["T1 looks like T1c."]}')
+    event = CaseSegmented("p", 1, 1, "FLAIR", reused)
+    state = "done before" if reused else "done"
+    assert record_of(event, tmp_path / "p.nii.gz") == Record("p", state, "FLAIR", ("T1 looks like T1c.",))
+
+
+@pytest.mark.parametrize("sidecar", [None, "{", "[]", '{"warnings": 3}'])
+def test_a_sidecar_that_cannot_be_read_warns_of_nothing(sidecar: str | None, tmp_path: Path) -> None:
+    if sidecar is not None:
+        (tmp_path / "p.json").write_text(sidecar)
+    assert record_of(CaseSegmented("p", 1, 1, "T1", False), tmp_path / "p.nii").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [("exists", "stale"), ("edited", "edited"), ("asked", "asked"), ("truncated", "refused")],
+)
+def test_an_error_s_code_tells_the_state(code: str, state: str, tmp_path: Path) -> None:
+    event = CaseFailed("p", 1, 1, InputError("It is so.", "Do this.", code=code))
+    assert record_of(event, tmp_path / "p.nii") == Record("p", state, message="It is so. Do this.")
+
+
+def test_folders_without_a_case_are_found(tmp_path: Path) -> None:
+    for name in ("HGG/p1", "HGG/p2", "LGG/p3", "out", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    used = {tmp_path / "HGG/p1", tmp_path / "out"}
+    assert [(record.case, record.state) for record in empty_folders(tmp_path, used)] == [
+        ("p2", "empty"),
+        ("LGG", "empty"),
+    ]

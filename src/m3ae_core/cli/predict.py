@@ -171,8 +171,10 @@ def _predict_cohort(
     part: slice,
 ) -> None:
     from m3ae_core.data.case import scan_cases
+    from m3ae_core.events import CaseFailed
     from m3ae_core.inference.cohort import Cohort
     from m3ae_core.inference.provenance import NOTICE
+    from m3ae_core.inference.summary import closing_lines, empty_folders, record_of, write_summary
     from m3ae_core.regions import scheme_named
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
@@ -181,9 +183,16 @@ def _predict_cohort(
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
-    failures = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
+    events = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
+    used = {path.parent for files in cases for path in files.images.values()}
+    used |= {error.path for error in unusable.values() if error.path} | {output}
+    records = [record_of(event, cohort.path_of(event.case)) for event in events]
+    records += [] if part.start else empty_folders(folder, used)
+    print(*closing_lines(records), sep="\n")
+    if part.step == 1:
+        print(f"summary {printable(write_summary(output, records))}")
     print(NOTICE)
-    if failures:
+    if failures := [event for event in events if isinstance(event, CaseFailed)]:
         lines = "".join(f"\n  {failure.case}: {failure.error}" for failure in failures)
         raise InputError(
             f"{len(failures)} of the cases could not be segmented:{lines}\n",

@@ -30,18 +30,17 @@ def follow(events: Iterable[Any]) -> Any:
     return last
 
 
-def follow_cohort(events: Iterable[CaseSegmented | CaseFailed]) -> list[CaseFailed]:
-    """Consume the events of a cohort likewise; return the cases that failed."""
-    failures: list[CaseFailed] = []
+def follow_cohort(events: Iterable[CaseSegmented | CaseFailed]) -> list[CaseSegmented | CaseFailed]:
+    """Consume the events of a cohort likewise; return them all."""
+    seen: list[CaseSegmented | CaseFailed] = []
 
-    def seen() -> Iterator[CaseSegmented | CaseFailed]:
+    def noted() -> Iterator[CaseSegmented | CaseFailed]:
         for event in events:
-            if isinstance(event, CaseFailed):
-                failures.append(event)
+            seen.append(event)
             yield event
 
-    follow(seen())
-    return failures
+    follow(noted())
+    return seen
 
 
 def show(bar: Any, event: Any) -> None:

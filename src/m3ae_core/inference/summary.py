@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import printable
+from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.files import csv_text, write_text
 
 SUMMARY = "summary.csv"
 #: What can come of a folder, in the order in which it is counted.
 STATES = ("done", "done before", "edited", "stale", "damaged", "refused", "asked", "empty")
 _GOOD = ("done", "done before")
+#: The codes of errors that are another state than refused.
+_STATE_OF_CODE = {
+    "edited": "edited",
+    "stale": "stale",
+    "exists": "stale",
+    "damaged": "damaged",
+    "asked": "asked",
+}
 _COLUMNS = ("case", "state", "subset", "warnings", "message")
 
 
@@ -52,6 +63,26 @@ class Record:
             raise ValueError(f"There is no state {self.state!r}.")
 
 
+def record_of(event: CaseSegmented | CaseFailed, labels: Path) -> Record:
+    """Return what an event says, with the warnings in the sidecar of the case's `labels`."""
+    if isinstance(event, CaseFailed):
+        state = _STATE_OF_CODE.get(event.error.code, "refused")
+        return Record(event.case, state, message=str(event.error))
+    return Record(event.case, "done before" if event.reused else "done", event.present, _warnings(labels))
+
+
+def empty_folders(folder: Path, used: Collection[Path]) -> Iterator[Record]:
+    """Yield a record for each folder below `folder` that neither is one of those `used` nor holds one."""
+    above = {parent for path in used for parent in path.parents}
+    for child in sorted(folder.iterdir()):
+        if child.name.startswith((".", "__MACOSX")) or not child.is_dir() or child in used:
+            continue
+        if child in above:
+            yield from empty_folders(child, used)
+        else:
+            yield Record(child.name, "empty", message="No image of a known sequence was found here.")
+
+
 def write_summary(folder: Path, records: Sequence[Record]) -> Path:
     """Write ``summary.csv``, a row for each record in order of its case; return its path.
 
@@ -68,7 +99,7 @@ def write_summary(folder: Path, records: Sequence[Record]) -> Path:
 
 
 def closing_lines(records: Sequence[Record]) -> list[str]:
-    """Return what is said at the end: how many folders in which state, each warning, each case that is not done."""
+    """Return what is said at the end: how many folders in which state, each warning, and which cases are not done."""
     counts = Counter(record.state for record in records)
     counted = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     lines = [f"{len(records)} folders: {counted or 'nothing to do'}"]
@@ -76,5 +107,13 @@ def closing_lines(records: Sequence[Record]) -> list[str]:
     if warned:
         lines.append(f"{sum(len(record.warnings) for record in warned)} warnings in {len(warned)} cases:")
         lines += [f"  {record.case}: {warning}" for record in warned for warning in record.warnings]
-    lines += [f"{r.state}: {r.case}: {r.message}" for r in records if r.state not in _GOOD]
+    lines += [f"{record.state}: {record.case}" for record in records if record.state not in _GOOD]
     return [printable(line) for line in lines]
+
+
+def _warnings(labels: Path) -> tuple[str, ...]:
+    """Return what a result's sidecar warns of; one that cannot be read warns of nothing here."""
+    try:
+        return tuple(map(str, json.loads(sidecar_of(labels).read_text("utf-8"))["warnings"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return ()
