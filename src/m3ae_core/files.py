@@ -168,8 +168,8 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write `content` as indented JSON atomically."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write `content` as indented JSON atomically; bytes of a name that are no UTF-8 become JSON's own escapes."""
+    return write_text(path, printable(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

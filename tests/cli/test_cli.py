@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,6 +273,31 @@ def test_a_cohort_with_a_bad_case_ends_with_the_list_of_failures(place, capsys):
     assert "1 of the cases could not be segmented" in error
     assert f"p1: {bad}: The file is empty." in error
     assert (place / "results" / "p2-m3ae.nii.gz").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems whose names are bytes")
+def test_names_that_are_not_utf_8_stop_nothing(place, capsys):
+    """Neither as the name of a case nor as that of an image; a damaged case among them is told like any other."""
+    cases = place / "cases"
+    for seed, name in enumerate(("p2", "p3"), 1):
+        write_phantom(cases, name, seed=seed)
+    odd = (cases / "p1").rename(cases / "caf\udce9")
+    image = next((cases / "p2").glob("*t1n*"))
+    image.rename(image.with_name(f"na\udcef-{image.name}"))
+    (cases / "p3" / "p3-t2w.nii.gz").rename(cases / "p3" / "\udce9-t2w.nii.gz").write_bytes(b"")
+    assert run("predict", cases, "--bundle", place / "model", "--output", place / "results") == 2
+    printed, error = capsys.readouterr()
+    assert "3 folders: 2 done, 1 refused\n" in printed
+    assert "caf\\udce9  from FLAIR" in printed
+    assert "\\udce9-t2w.nii.gz: The file is empty." in error
+    record = json.loads((place / "results" / f"{odd.name}-m3ae.json").read_text())
+    assert odd.name in json.dumps(record, ensure_ascii=False)
+    summary = (place / "results" / "summary.csv").read_text("utf-8")
+    assert [line.split(",")[:2] for line in summary.splitlines()[1:]] == [
+        ["caf\\udce9", "done"],
+        ["p2", "done"],
+        ["p3", "refused"],
+    ]
 
 
 def test_names_that_speak_of_another_sequence_are_asked_about(place, capsys):

@@ -523,6 +523,11 @@ def test_csv_of_other_cells_is_plain() -> None:
     assert csv_text(("a", "b", "c"), rows) == "a,b,c\na=b-c,,-3\ncaf\\udce9,0.5,\n"
 
 
+def test_json_keeps_names_that_are_not_utf_8(target: Path) -> None:
+    write_json(target, {"file": "caf\udce9 é"})
+    assert json.loads(target.read_text("utf-8")) == {"file": "caf\udce9 é"}
+
+
 def test_text_may_be_empty(target: Path) -> None:
     write_text(target, "")
     assert target.read_bytes() == b""

@@ -193,7 +193,7 @@ def _predict_cohort(
         print(f"summary {printable(write_summary(output, records))}")
     print(NOTICE)
     if failures := [event for event in events if isinstance(event, CaseFailed)]:
-        lines = "".join(f"\n  {failure.case}: {failure.error}" for failure in failures)
+        lines = "".join(f"\n  {printable(failure.case)}: {failure.error}" for failure in failures)
         raise InputError(
             f"{len(failures)} of the cases could not be segmented:{lines}\n",
             "Repair them and run the same again; the others are done.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from m3ae_core.errors import printable
 from m3ae_core.events import (
     CaseFailed,
     CaseMeasured,
@@ -70,16 +71,16 @@ def show(bar: Any, event: Any) -> None:
             bar.write(f"epoch {epoch}  saved {path}")
         case CaseSegmented(case, done, total, present, reused, warnings):
             _move(bar, "cases", done, total)
-            bar.write(f"{done}/{total}  {case}  from {present}{'  (done before)' if reused else ''}")
+            bar.write(f"{done}/{total}  {printable(case)}  from {present}{'  (done before)' if reused else ''}")
             for warning in warnings:
                 bar.write(f"  warning: {warning}")
         case CaseFailed(case, done, total, error):
             _move(bar, "cases", done, total)
-            bar.write(f"{done}/{total}  {case}  failed: {error.problem}")
+            bar.write(f"{done}/{total}  {printable(case)}  failed: {error.problem}")
         case CaseMeasured(model, case, done, total, dice, reused):
             scores = "  ".join(f"{name} {value:.3f}" for name, value in dice.items())
             known = "  (measured before)" if reused else ""
-            bar.write(f"{done}/{total}  {case}  {model}  mean Dice {scores}{known}")
+            bar.write(f"{done}/{total}  {printable(case)}  {model}  mean Dice {scores}{known}")
 
 
 def _move(bar: Any, what: str, done: int, total: int) -> None:
