@@ -246,9 +246,10 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
 
 
 def _runs(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a record still runs; one of another computer counts as running."""
-    if owner["host"] != platform.node():
-        return True
+    """Whether the process that wrote a record still runs here, whatever this computer was called then.
+
+    A computer's name changes with its network, so edits kept under another name are offered too.
+    """
     try:
         process = psutil.Process(owner["pid"])
         same = abs(process.create_time() - owner["started"]) < SAME_START

@@ -173,15 +173,18 @@ def test_own_edits_are_not_offered(session, folder):
     assert autosave.found() == []
 
 
-@pytest.mark.parametrize(("key", "value", "offered"), [("started", 0.0, True), ("host", "elsewhere", False)])
-def test_number_of_a_process_alone_says_little(session, folder, predictor, key, value, offered):
-    """A number is given out again, and another computer's processes cannot be seen."""
+@pytest.mark.parametrize(
+    ("changed", "offered"),
+    [({"started": 0.0}, True), ({"host": "elsewhere"}, False), ({"host": "elsewhere", "started": 0.0}, True)],
+)
+def test_number_of_a_process_alone_says_little(session, folder, predictor, changed, offered):
+    """A number is given out again, and a computer's name changes while its processes run on."""
     paint(session)
     Autosave(session, folder).save_now()
     (path,) = folder.glob("*.json")
     content = json.loads(path.read_text("utf-8"))
     assert content["owner"]["host"] == platform.node()
-    content["owner"][key] = value
+    content["owner"] |= changed
     path.write_text(json.dumps(content), "utf-8")
     assert bool(Autosave(open_session(predictor), folder).found()) is offered
 
