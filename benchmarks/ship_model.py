@@ -60,7 +60,7 @@ def main(run: Path, pretrain_run: Path, results: Path) -> None:
         name=card["name"],
         preset=bundle.config.preset,
         channels=bundle.config.network.base_channels,
-        count=len(card["training_cases"]),
+        count=card["training_case_count"],
         data=DATA,
         precision=card["precision"],
         pretrain_minutes=first,

@@ -1,5 +1,6 @@
 """Both stages on phantoms: they learn, resume bit-exactly after any stop, and end in a bundle that predicts."""
 
+import hashlib
 import json
 from itertools import islice
 
@@ -76,7 +77,22 @@ def test_the_substitute_moves_from_its_noise(first_stage):
     bundle = load_bundle(first_stage[0] / "bundle")
     assert bundle.segmenter is None
     assert bundle.substitute.std() < 1  # the regulariser pulls it in
-    assert bundle.card["training_cases"] == ["case-0", "case-1", "case-2", "case-3"]
+
+
+def test_a_bundle_tells_how_many_cases_trained_it_and_the_run_folder_which(first_stage):
+    folder, names = first_stage[0], ["case-0", "case-1", "case-2", "case-3"]
+    card = load_bundle(folder / "bundle").card
+    assert card["training_case_count"] == 4
+    assert card["training_cases_sha256"] == hashlib.sha256(b"case-0\ncase-1\ncase-2\ncase-3\n").hexdigest()
+    assert "case-0" not in (folder / "bundle" / "bundle.json").read_text()
+    assert json.loads((folder / "cases.json").read_text()) == names
+
+
+def test_a_bundle_names_its_cases_where_asked(tmp_path):
+    cases = [CaseFiles(name, {}, None) for name in ("b", "a")]
+    named, unnamed = (Plan(RECIPE, cases, tmp_path, name_cases=asked).card("x") for asked in (True, False))
+    assert named["training_cases"] == ["b", "a"]
+    assert {**named, "made": ""} == {**unnamed, "made": "", "training_cases": ["b", "a"]}
 
 
 def test_finetuning_reports_validates_and_keeps_both_networks(second_stage, first_stage):

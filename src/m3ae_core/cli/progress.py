@@ -71,7 +71,9 @@ def show(bar: Any, event: Any) -> None:
             bar.write(f"epoch {epoch}  saved {path}")
         case CaseSegmented(case, done, total, present, reused, warnings):
             _move(bar, "cases", done, total)
-            bar.write(f"{done}/{total}  {printable(case)}  from {present}{'  (done before)' if reused else ''}")
+            bar.write(
+                f"{done}/{total}  {printable(case)}  from {present}{'  (done before)' if reused else ''}"
+            )
             for warning in warnings:
                 bar.write(f"  warning: {warning}")
         case CaseFailed(case, done, total, error):

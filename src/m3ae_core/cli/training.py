@@ -27,6 +27,7 @@ def pretrain(
     cases: Path,
     output: Path,
     split: OptionalPath = None,
+    name_cases: bool = False,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
@@ -36,6 +37,7 @@ def pretrain(
         cases: Folder of cases, each with whichever sequences it has, or a manifest of `m3ae scan`; labels are not read.
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
+        name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
@@ -44,7 +46,7 @@ def pretrain(
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = _cases(cases, split, settings.model.modality_set)
-    plan = stages.Plan(settings, chosen, output, hardware=hardware)
+    plan = stages.Plan(settings, chosen, output, hardware=hardware, name_cases=name_cases)
     if follow(stages.pretrain(plan)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
@@ -92,6 +94,7 @@ def finetune(
     validation: OptionalFolder = None,
     validation_split: OptionalPath = None,
     scheme: tuple[str, ...] = ("brats2023",),
+    name_cases: bool = False,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 2: learn to segment with any subset, starting from stage 1. Resumes like stage 1.
@@ -107,6 +110,7 @@ def finetune(
             split, or all of the folder of validation cases.
         scheme: Label scheme of the cases; PATTERN=SCHEME after it for those whose name or folder matches, as in
             brats2023 'BraTS2021_*=brats2021'.
+        name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
@@ -119,7 +123,7 @@ def finetune(
     chosen = _cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
-    plan = stages.Plan(settings, chosen, output, schemes=schemes, hardware=hardware)
+    plan = stages.Plan(settings, chosen, output, schemes=schemes, hardware=hardware, name_cases=name_cases)
     if follow(stages.finetune(plan, pretrained, held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 

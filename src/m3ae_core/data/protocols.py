@@ -39,3 +39,9 @@ def list_md5(names: Sequence[str]) -> str:
     """Return the MD5 of a list as the published ones are stored: in its order, each line ended by a line feed."""
     content = "".join(f"{name}\n" for name in names)
     return hashlib.md5(content.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+def list_sha256(names: Sequence[str]) -> str:
+    """Return the SHA-256 of a list of cases, in whichever order they come: sorted, one a line."""
+    content = "".join(f"{name}\n" for name in sorted(names))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # who follows a run from outside needs no torch
 
 LOG, TIMES, SUBSTITUTE = "log.jsonl", "times.jsonl", "substitute"
 #: What else a run folder holds: the recipe, the bundle at the end, and the lock of the run that uses it.
-RECIPE, BUNDLE, LOCK = "recipe.json", "bundle", ".lock"
+RECIPE, CASES, BUNDLE, LOCK = "recipe.json", "cases.json", "bundle", ".lock"
 
 
 def recorded(

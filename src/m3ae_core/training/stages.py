@@ -1,8 +1,9 @@
 """The two stages from a folder of cases to a bundle: cache, task, loop, and the run folder.
 
-A run folder holds ``recipe.json``, the record (:mod:`m3ae_core.training.record`), ``checkpoint.pt`` (the last state,
-to resume from), ``best`` (the bundle of the best validation) and, at the end, ``bundle``. The cache of decoded cases
-lies beside the run folders, so that both stages share it.
+A run folder holds ``recipe.json``, ``cases.json`` (the names of the training cases), the record
+(:mod:`m3ae_core.training.record`), ``checkpoint.pt`` (the last state, to resume from), ``best`` (the bundle of the best
+validation) and, at the end, ``bundle``. The cache of decoded cases lies beside the run folders, so that both stages
+share it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import Recipe
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
+from m3ae_core.data.protocols import list_sha256
 from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
 from m3ae_core.events import Event, Progress, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
@@ -33,7 +35,7 @@ from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
-from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
+from m3ae_core.training.record import BUNDLE, CASES, LOCK, RECIPE, recorded
 from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
 class Plan:
     """What both stages are told: the recipe, the cases, where results go, and what computes them.
 
-    `schemes` names the label scheme of single cases, by name; the others follow `scheme`.
+    `schemes` names the label scheme of single cases, by name; the others follow `scheme`. The cases
+    are named in the run folder, in its bundles only with `name_cases`.
     """
 
     recipe: Recipe
@@ -54,15 +57,19 @@ class Plan:
     scheme: LabelScheme = BRATS_2023
     schemes: Mapping[str, LabelScheme] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
+    name_cases: bool = False
 
     def card(self, stage: str) -> dict[str, Any]:
-        """Return the card of a bundle made by this plan."""
+        """Return the card of a bundle made by this plan: how many cases and a hash of their list, names if asked."""
+        names = [case.name for case in self.cases]
         return {
             "name": f"{self.recipe.model.preset} {stage}",
             "stage": stage,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "precision": self.hardware.precision,
-            "training_cases": [case.name for case in self.cases],
+            "training_case_count": len(names),
+            "training_cases_sha256": list_sha256(names),
+            **({"training_cases": names} if self.name_cases else {}),
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
@@ -183,6 +190,7 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
     try:
         with FileLock(folder / LOCK, timeout=0):
             _keep_recipe(folder / RECIPE, plan.recipe, stage)
+            write_json(folder / CASES, [case.name for case in plan.cases])
             remove_left_over(folder)
             fabric.barrier()
             yield
