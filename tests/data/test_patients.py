@@ -64,6 +64,7 @@ def test_names_of_two_patients(names):
         ("005_FLAIR.nii.gz", "007_T1_MPRAGE.nii.gz", "1001_T1c.nii.gz"),
         ("20200101_101500_FLAIR.nii.gz", "20200101_102030_T1.nii.gz"),
         ("20200101101500_5_FLAIR.nii.gz", "20200101102030_7_T1.nii.gz"),
+        ("t2_tse_tra_p3.nii.gz", "t1_mprage_sag_p2_iso.nii.gz"),
         ("2D_FLAIR.nii.gz", "3D_T1.nii.gz"),
         ("sub-01_ses-1_FLAIR.nii.gz", "sub-01_ses-2_T1w.nii.gz"),
         ("sub-01_run-1_FLAIR.nii.gz", "sub-01_ce-gadolinium_acq-2_T1w.nii.gz"),

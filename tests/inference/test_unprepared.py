@@ -110,12 +110,7 @@ def test_the_rim_is_compared_with_what_lies_below():
     [
         ({"T1": "x_t1c.nii.gz"}, ["x_t1c.nii.gz was given as T1 but is called T1c"]),
         ({"T2": "x_seg.nii.gz"}, ["given as T2 but is called a label map"]),
-        (
-            {"T1": "BraTS-SSA-00002-000-t1n.nii.gz", "T2": "BraTS-SSA-00007-000-t2w.nii.gz"},
-            ["different patients", "00002-000 (T1)", "00007-000 (T2)"],
-        ),
-        ({"T1": "p1/t1.nii.gz", "T2": "p2/t2.nii.gz"}, ["different patients"]),
-        ({"T1": "a_1_t2.nii.gz", "FLAIR": "a_2_flair.nii.gz"}, ["called T2", "different patients"]),
+        ({"T1": "a_1_t2.nii.gz", "FLAIR": "a_2_flair.nii.gz"}, ["called T2"]),
     ],
 )
 def test_names_that_disagree(tmp_path, images, words):

@@ -36,6 +36,7 @@ def predict(
     discard_edits: bool = False,
     window: Windows = None,
     check: Literal["auto", "yes", "no"] = "auto",
+    same_patient: bool = False,
     compiled: bool = False,
     devices: int = 1,
     nodes: int = 1,
@@ -65,6 +66,8 @@ def predict(
             was validated otherwise: another answer.
         check: Look for images that were not prepared and for sequences that are mixed up, and warn. That may take
             longer than the segmentation; auto: for one case, not for a folder of them.
+        same_patient: The images of each case are of one patient, though names, folders or outlines of the brain speak
+            against it; the sidecar records that you said so.
         compiled: Compile the network first; worth it for many cases on a GPU.
         devices: Devices on each machine that share a folder of cases, one process each.
         nodes: Machines that share it; start the command on each with torchrun or SLURM.
@@ -104,12 +107,22 @@ def predict(
             overwrite,
             discard_edits,
             check == "yes",
+            same_patient,
             readers,
             part,
         )
     else:
         _predict_case(
-            predictor, case, given, output, uncertainty, scheme, overwrite, discard_edits, check != "no"
+            predictor,
+            case,
+            given,
+            output,
+            uncertainty,
+            scheme,
+            overwrite,
+            discard_edits,
+            check != "no",
+            same_patient,
         )
 
 
@@ -123,6 +136,7 @@ def _predict_case(
     overwrite: bool,
     discard_edits: bool,
     check: bool,
+    same_patient: bool,
 ) -> None:
     from m3ae_core.data.case import CaseFiles, find_case, read_case
     from m3ae_core.data.naming import refuse_names_that_disagree
@@ -140,7 +154,8 @@ def _predict_case(
     content = read_case(files, modalities)
     if not discard_edits:
         refuse_edited(output, content)
-    prediction = follow(predictor.run(content, scheme_named(scheme), check=check))
+    run = predictor.run(content, scheme_named(scheme), check=check, same_patient=same_patient)
+    prediction = follow(run)
     prediction.provenance["files_unused"] = {printable(path.name): why for path, why in files.unused}
     if uncertainty:
         save_uncertainty(prediction, uncertainty)
@@ -167,6 +182,7 @@ def _predict_cohort(
     overwrite: bool,
     discard_edits: bool,
     check: bool,
+    same_patient: bool,
     readers: int,
     part: slice,
 ) -> None:
@@ -179,7 +195,15 @@ def _predict_cohort(
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
     cohort = Cohort(
-        predictor, output, scheme_named(scheme), overwrite, check, readers, uncertainty, discard_edits
+        predictor,
+        output,
+        scheme_named(scheme),
+        overwrite,
+        check,
+        readers,
+        uncertainty,
+        discard_edits,
+        same_patient,
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")

@@ -76,7 +76,7 @@ def outline_evidence(volumes: Mapping[str, Volume]) -> str:
     Outlines are what is not zero. They are compared only if the background of all images is zero and none shows more
     than a brain.
     """
-    outlines = {name: _outline(volume) for name, volume in volumes.items()}
+    outlines = {name: outline(volume) for name, volume in volumes.items()}
     brains = {name: mask for name, mask in outlines.items() if mask is not None}
     if len(brains) < len(outlines) or len({mask.shape for mask in brains.values()}) > 1:
         return ""
@@ -90,6 +90,15 @@ def outline_evidence(volumes: Mapping[str, Volume]) -> str:
     )
 
 
+def outline(volume: Volume) -> Mask | None:
+    """Return where an image is not zero, every 4 mm; None if that is no brain on a background of zeros."""
+    steps = [max(1, round(_STEP / mm)) for mm in volume.spacing]
+    mask: Mask = volume.data[tuple(slice(step // 2, None, step) for step in steps)] != 0
+    size = np.count_nonzero(mask) * voxel_ml(volume.affine) * float(np.prod(steps))
+    corners = mask[np.ix_(*[[0, -1]] * 3)] if mask.size else np.ones(1, bool)
+    return None if corners.any() or not 0 < size <= BRAIN_ML else mask
+
+
 def outline_dice(first: Mask, second: Mask) -> float:
     """Return the Dice overlap of two masks (X, Y, Z) within the box that both reach, so that cut ends do not count."""
     box = tuple(
@@ -99,15 +108,6 @@ def outline_dice(first: Mask, second: Mask) -> float:
     first, second = first[box], second[box]
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total if total else 0.0
-
-
-def _outline(volume: Volume) -> Mask | None:
-    """Return where an image is not zero, every 4 mm; None if that is no brain on a background of zeros."""
-    steps = [max(1, round(_STEP / mm)) for mm in volume.spacing]
-    mask: Mask = volume.data[tuple(slice(step // 2, None, step) for step in steps)] != 0
-    size = np.count_nonzero(mask) * voxel_ml(volume.affine) * float(np.prod(steps))
-    corners = mask[np.ix_(*[[0, -1]] * 3)] if mask.size else np.ones(1, bool)
-    return None if corners.any() or not 0 < size <= BRAIN_ML else mask
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:

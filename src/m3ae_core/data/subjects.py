@@ -11,9 +11,10 @@ from m3ae_core.modalities import BRATS, ModalitySet
 
 Words = tuple[str, ...]
 
-#: A word, followed by a label, that announces the subject (``sub-01``, ``patient_0003``, ``p1``).
+#: A word, followed by a label, that announces the subject (``sub-01``, ``patient_0003``); ``p1`` only in front.
 _SUBJECT = re.compile(
-    r"(?:^|[^a-z0-9])(?:sub-([a-z0-9]+)|(?:sub|subj|subject|patient|pat|case|proband|p)[-_ ]?0*([0-9]+))"
+    r"(?:^|[^a-z0-9])(?:sub-([a-z0-9]+)|(?:sub|subj|subject|patient|pat|case|proband)[-_ ]?([0-9]+))"
+    r"|^p[-_ ]?([0-9]+)"
 )
 #: Words that, joined with or followed by a number or label, tell visits, series and settings apart (as in BIDS).
 _SETTING = re.compile(
@@ -97,7 +98,7 @@ def _telling_words(name: str, modalities: ModalitySet) -> Words:
     """Return the announced label, else the words before the sequence without those that tell no subject."""
     stem = _DATE.sub(" ", _stem(name))
     if announced := _SUBJECT.search(stem.lower()):
-        return _ANNOUNCED, (announced.group(1) or announced.group(2)).lstrip("0")
+        return _ANNOUNCED, next(filter(None, announced.groups())).lstrip("0")
     words = _words(stem)
     end = _sequence_at(words, modalities)
     if end is None and _CHANNEL.fullmatch(words[-1] if words else ""):

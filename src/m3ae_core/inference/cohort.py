@@ -55,6 +55,8 @@ class Cohort:
         Cases read ahead, each by a thread of its own.
     uncertainty
         The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
+    same_patient
+        The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
     """
 
     predictor: Predictor
@@ -65,6 +67,7 @@ class Cohort:
     readers: int = 1
     uncertainty: Path | None = None
     discard_edits: bool = False
+    same_patient: bool = False
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
@@ -133,7 +136,9 @@ class Cohort:
         """Segment a case, and return what saves the result."""
         if isinstance(content, Outcome):
             return lambda: content
-        prediction = self.predictor.predict(content.case, self.scheme, content, check=self.check)
+        prediction = self.predictor.predict(
+            content.case, self.scheme, content, check=self.check, same_patient=self.same_patient
+        )
 
         def save() -> Outcome:
             if uncertainty := self.uncertainty_of(files.name):

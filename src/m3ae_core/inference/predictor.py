@@ -16,6 +16,7 @@ from m3ae_core.bundle import Bundle
 from m3ae_core.config import Window
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import FloatArray, Grid, resample
+from m3ae_core.data.patients import find_two_patients
 from m3ae_core.data.preprocess import StandardCase, Standardiser
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.data.volume import voxel_sha256, write_image, write_labels
@@ -136,9 +137,10 @@ class Predictor:
         shared: Standardiser | None = None,
         *,
         check: bool = False,
+        same_patient: bool = False,
     ) -> Prediction:
         """Segment `case`; see :meth:`run` for progress and errors."""
-        *_, prediction = self.run(case, scheme, shared, check=check)
+        *_, prediction = self.run(case, scheme, shared, check=check, same_patient=same_patient)
         assert isinstance(prediction, Prediction)  # noqa: S101  run() ends with one
         return prediction
 
@@ -149,6 +151,7 @@ class Predictor:
         shared: Standardiser | None = None,
         *,
         check: bool = False,
+        same_patient: bool = False,
     ) -> Iterator[Progress | Prediction]:
         """Segment `case`, yielding :class:`Progress` and at the end one :class:`Prediction`.
 
@@ -161,23 +164,27 @@ class Predictor:
         check
             Also look for images that were not prepared (:mod:`~m3ae_core.inference.unprepared`) and sequences that are
             mixed up (:mod:`~m3ae_core.inference.mixup`), and warn. It may take longer than the segmentation.
+        same_patient
+            The images are known to be of one patient, whatever :mod:`~m3ae_core.data.patients` finds.
 
         Raises
         ------
         InputError
-            If the case cannot be laid on the model's template, or memory does not suffice (``memory``).
+            If the images seem to be of two patients (``two-patients``), the case cannot be laid on the model's
+            template, or memory does not suffice (``memory``).
         BundleError
             If the network's output is not finite.
         """
         with freed_memory_kept(), told_if_out_of_memory():
             yield Progress("preparing", 0, 1)
+            modalities = self.config.modality_set
+            doubts = find_two_patients(case.volumes, modalities, same_patient=same_patient)
             standard = (shared or Standardiser(case, self.config)).standardise(case.volumes)
             yield Progress("preparing", 1, 1)
-            doubts: tuple[str, ...] = ()
             if check:
                 yield Progress("checking the images", 0, 0)
                 mixup = find_mixup(standard, self.bundle)
-                doubts = (*find_unprepared(case), *([mixup] if mixup else []))
+                doubts = (*doubts, *find_unprepared(case), *([mixup] if mixup else []))
             fallbacks: list[str] = []
             extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
             logits: Tensor | None = None
@@ -195,7 +202,7 @@ class Predictor:
             maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
             del logits
             warnings = (*case.notes, *doubts, *find_warnings(self.bundle, self.config, standard))
-            yield self._prediction(case, standard, maps, scheme, fallbacks, warnings, check)
+            yield self._prediction(case, standard, maps, scheme, fallbacks, warnings, check, same_patient)
 
     def _prediction(
         self,
@@ -206,6 +213,7 @@ class Predictor:
         fallbacks: list[str],
         warnings: tuple[str, ...],
         checked: bool,
+        same_patient: bool,
     ) -> Prediction:
         masks = [maps[name] > 0.5 for name in self.config.regions]
         labels = decode(masks, scheme, self.config.region_set)
@@ -221,6 +229,7 @@ class Predictor:
             fallbacks=fallbacks,
             warnings=warnings,
             checked=checked,
+            same_patient=same_patient,
         )
         subset = standard.subset
         brain = brain_of(case.volumes[name].data for name in subset.present)

@@ -36,12 +36,13 @@ def describe(
     fallbacks: Sequence[str],
     warnings: Sequence[str],
     checked: bool,
+    same_patient: bool,
 ) -> dict[str, Any]:
     """Return the JSON-ready record of one prediction.
 
     `config` is how the bundle was applied. Sequences are identified by the SHA-256 of their decoded voxels
     (:attr:`Volume.sha256`), never by a path; volumes are in mL. `checked` tells whether unprepared images and mixed-up
-    sequences were looked for.
+    sequences were looked for, `same_patient` whether the user vouched that all are of one patient.
     """
     subset = standard.subset
     return {
@@ -74,6 +75,7 @@ def describe(
         },
         "warnings": list(warnings),
         "checked": checked,
+        "same_patient": same_patient,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
