@@ -8,6 +8,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -269,3 +270,21 @@ def test_for_a_gpu_the_readers_lay_cases_on_the_template(predictor, place, monke
     run(Cohort(predictor, place / "out", overwrite=True), place)
     assert len(laid) == 6
     assert laid.count("MainThread") == 3  # it finds done what the readers did
+
+
+def test_a_case_of_two_patients_is_refused_unless_told_otherwise(predictor, place):
+    path = place / "cases" / "case-2" / "case-2-t2w.nii.gz"
+    image = nib.load(path)
+    moved = np.roll(np.asanyarray(image.dataobj), 12, axis=0)
+    nib.save(nib.Nifti1Image(moved, image.affine), path)
+    *done, failed = run(Cohort(predictor, place / "out"), place)
+    assert isinstance(failed, CaseFailed)
+    assert failed.error.code == "two-patients"
+    assert [event.case for event in done] == ["case-0", "case-1"]
+    (place / "told").mkdir()
+    assert isinstance(run(Cohort(predictor, place / "told", same_patient=True), place)[-1], CaseSegmented)
+    vouched = [
+        json.loads((place / folder / f"{name}-m3ae.json").read_text())["same_patient"]
+        for folder, name in (("told", "case-2"), ("out", "case-0"))
+    ]
+    assert vouched == [True, False]
