@@ -21,6 +21,7 @@ from m3ae_core.data.align import to_one_grid
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid
 from m3ae_core.data.naming import names_disagree
+from m3ae_core.data.patients import find_two_patients
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.files import refuse_overwriting
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
+    from m3ae_core.data.volume import Volume
     from m3ae_core.inference.predictor import Prediction, Predictor
     from m3ae_core.regions import LabelScheme
 
@@ -97,6 +99,10 @@ class Session:
         Emitted once, when the session lets go of the viewer.
     shown
         The segmentation on display, if any.
+    confirm
+        Asked, with what speaks for two patients, whether all chosen images are of the same one; no, unless set.
+    same_patient
+        Whether that was answered with yes for the images that are chosen now.
     predictions
         What the model has said of the chosen images so far, by subset, without probabilities; another dictionary
         takes its place when other images, another grid or another model are chosen, so that a late result meets no
@@ -118,6 +124,8 @@ class Session:
         self.state = State()
         self.viewer = viewer
         self.shown: Shown | None = None
+        self.confirm: Callable[[str], bool] = lambda _: False
+        self.same_patient = False
         self.predictions: dict[Subset, Prediction] = {}
         self._runner = runner or ThreadRunner()
         self._load = load or load_predictor
@@ -204,7 +212,8 @@ class Session:
         Raises
         ------
         InputError
-            If none is chosen, one layer is chosen twice, or they do not show the same part of space.
+            If none is chosen, one layer is chosen twice, they do not show the same part of space, or they seem to be
+            of two patients and nobody confirmed the contrary.
         """
         used = {
             slot.modality: slot.layer for slot in self.state.slots if slot.ticked and slot.layer is not None
@@ -222,6 +231,7 @@ class Session:
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
         case = Case(name, BRATS, volumes)
         self._lie_on(Grid(case.shape, case.affine))
+        self._require_one_patient(volumes)
         return Chosen(case, frozenset(map(layers.origin_of, used.values())), self.predictions, moved)
 
     def chosen_or_told(self) -> Chosen | None:
@@ -264,7 +274,7 @@ class Session:
     def segment(self, case: Case) -> Generator[Progress | Prediction, None, None]:
         """Segment a case with the chosen model: a job."""
         yield Progress("loading the model", 0, 0)
-        yield from self.predictor().run(case, check=True)
+        yield from self.predictor().run(case, check=True, same_patient=self.same_patient)
 
     def show(self, prediction: Prediction, chosen: Chosen | Recovered) -> None:
         """Put a segmentation of the chosen sequences on display; edits of an earlier one are left alone."""
@@ -328,6 +338,15 @@ class Session:
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.cancel()
 
+    def _require_one_patient(self, volumes: Mapping[str, Volume]) -> None:
+        """Refuse images that seem to be of two patients, unless the user confirms that it is one."""
+        try:
+            find_two_patients(volumes, same_patient=self.same_patient)
+        except InputError as error:
+            if not self.confirm(error.problem):
+                raise
+            self.same_patient = True
+
     def _lie_on(self, grid: Grid) -> None:
         """Note the grid of the chosen images; results on another one cannot be compared with theirs."""
         if self._grid is not None and not self._grid.is_like(grid):
@@ -371,6 +390,7 @@ class Session:
     def _forget(self) -> None:
         """Begin anew to collect what the model says."""
         self.predictions = {}
+        self.same_patient = False
         self.forgotten.emit()
 
     def _on_end(self, error: Exception | None) -> None:

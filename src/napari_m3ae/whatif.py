@@ -159,7 +159,13 @@ class WhatIf:
         dice: dict[Subset, dict[str, float]] = {}
         tumour: dict[Subset, npt.NDArray[np.bool_]] = {}
         full: Prediction | None = None
-        for event in sweep(self.session.predictor(), chosen.case, BRATS_2023, dict(chosen.known)):
+        for event in sweep(
+            self.session.predictor(),
+            chosen.case,
+            BRATS_2023,
+            dict(chosen.known),
+            same_patient=self.session.same_patient,
+        ):
             if isinstance(event, Progress):
                 yield event
                 continue

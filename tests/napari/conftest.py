@@ -30,7 +30,7 @@ class FakePredictor:
     error: Exception | None = None
     cases: list[Case] = field(default_factory=list)
 
-    def run(self, case: Case, *, check: bool = False) -> Iterator[object]:
+    def run(self, case: Case, *, check: bool = False, same_patient: bool = False) -> Iterator[object]:
         self.cases.append(case)
         for window in range(self.windows):
             if self.error is not None and window == 2:

@@ -46,6 +46,22 @@ def test_sequences_find_their_slots(session, case):
     assert session.state.can_run
 
 
+def test_images_of_two_patients_are_refused_until_the_user_confirms(session, case, predictor, told):
+    case["T2"].data = np.roll(case["T2"].data, 4, axis=2)
+    session.run()
+    assert "seem to be of two patients" in told[-1]
+    assert predictor.cases == []
+    asked: list[str] = []
+    session.confirm = lambda problem: not asked.append(problem)
+    session.run()
+    session.run()
+    assert len(predictor.cases) == 2
+    assert len(asked) == 1  # and remembered
+    session.choose("T1", None)
+    session.run()
+    assert len(asked) == 2  # other images
+
+
 def test_layers_that_are_there_first_are_found_too(viewer, files):
     images = open_case(viewer, files)
     assert chosen(Session(viewer)) == images

@@ -90,6 +90,8 @@ def sweep(
     case: Case,
     scheme: LabelScheme,
     known: Mapping[Subset, Prediction] = MappingProxyType({}),
+    *,
+    same_patient: bool = False,
 ) -> Iterator[Progress | SubsetDone]:
     """Segment `case` from every non-empty subset of the model's sequences that it has: 2^n - 1 predictions for n.
 
@@ -100,6 +102,8 @@ def sweep(
     ----------
     known
         Predictions of this very case, model and scheme; they are handed on, not computed again.
+    same_patient
+        As for :meth:`~m3ae_core.inference.predictor.Predictor.run`.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def sweep(
             events: Iterable[Progress | Prediction] = (
                 [known[subset]]
                 if subset in known
-                else predictor.run(case.only(*subset.present), scheme, shared)
+                else predictor.run(case.only(*subset.present), scheme, shared, same_patient=same_patient)
             )
             for event in events:
                 if isinstance(event, Progress):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import (
     QApplication,
@@ -43,6 +44,7 @@ class CasePart(QWidget):
         super().__init__()
         self.session = session
         self.opener = Opener(session, self._may_leave)
+        session.confirm = self._same_patient
         self.view = View(session)
         self.setAcceptDrops(True)
         self.folder_button = button(
@@ -138,6 +140,15 @@ class CasePart(QWidget):
             QMessageBox.StandardButton.Cancel,
         )
         return bool(answer == QMessageBox.StandardButton.Discard)
+
+    def _same_patient(self, problem: str) -> bool:
+        """Ask whether images that seem to be of two patients are of one all the same."""
+        box = QMessageBox(QMessageBox.Icon.Warning, "Two patients?", problem, parent=self)
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        yes = box.addButton("Same patient", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
+        box.exec()
+        return box.clickedButton() is yes
 
     def _copy(self, written: Callable[[Session], str]) -> None:
         try:
