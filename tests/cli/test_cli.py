@@ -310,6 +310,20 @@ def test_names_that_speak_of_another_sequence_are_asked_about(place, capsys):
     assert json.loads((place / "labels.json").read_text())["checked"] is False
 
 
+def test_images_of_two_patients_are_refused_unless_told_otherwise(place, capsys):
+    """Names and folders both speak of two, the outlines of one."""
+    write_phantom(place / "cases", "p2", seed=1)
+    pair = [f"--t1={place}/cases/p1/p1-t1n.nii.gz", f"--t2={place}/cases/p2/p2-t2w.nii.gz"]
+    line = ("predict", *pair, "--bundle", place / "model", "--output", place / "labels.nii.gz")
+    assert run(*line) == 2
+    error = capsys.readouterr().err
+    assert "p1-t1n.nii.gz (T1) and p2-t2w.nii.gz (T2)" in error
+    assert "--same-patient" in error
+    assert not (place / "labels.nii.gz").exists()
+    assert run(*line, "--same-patient") == 0
+    assert json.loads((place / "labels.json").read_text())["same_patient"] is True
+
+
 def test_an_existing_record_is_not_overwritten_unasked(place, capsys):
     (place / "labels.json").write_text("mine")
     line = (
