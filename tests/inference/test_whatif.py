@@ -84,7 +84,7 @@ class FakePredictor:
         self.config = config
         self.asked, self.windows = [], 0
 
-    def run(self, case, scheme, shared=None):
+    def run(self, case, scheme, shared=None, *, same_patient=False):
         subset = self.config.modality_set.subset(case.volumes)
         self.asked.append(subset)
         for window in (1, 2):

@@ -103,7 +103,7 @@ def held(predictor):
     """Make the predictor wait at every event until `go_on` is set; `reached` tells that it has begun."""
     reached, go_on, run = threading.Event(), threading.Event(), predictor.run
 
-    def slow(case, *, check=False):
+    def slow(case, *, check=False, same_patient=False):
         for event in run(case):
             reached.set()
             go_on.wait(10)

@@ -34,7 +34,7 @@ def predictor(predictor):
     """The predictor of all tests, with what else a sweep asks for; it gives probabilities too."""
     run = predictor.run
 
-    def run_in_scheme(case, scheme=BRATS_2023, shared=None, *, check=False):
+    def run_in_scheme(case, scheme=BRATS_2023, shared=None, *, check=False, same_patient=False):
         assert scheme == BRATS_2023
         for event in run(case):
             done = hasattr(event, "labels")
@@ -164,7 +164,7 @@ def test_nothing_is_computed_twice(whatif, session, predictor):
 def test_model_that_lists_its_sequences_in_another_order_computes_nothing_twice(whatif, predictor):
     run, order = predictor.run, BRATS.names[::-1]
 
-    def run_in_order(case, scheme=BRATS_2023, shared=None, *, check=False):
+    def run_in_order(case, scheme=BRATS_2023, shared=None, *, check=False, same_patient=False):
         for event in run(case, scheme):
             found = Subset(order, tuple(n for n in order if n in case.volumes))
             yield replace(event, subset=found) if hasattr(event, "labels") else event
