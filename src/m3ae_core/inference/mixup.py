@@ -38,10 +38,9 @@ class Rates(NamedTuple):
     correct: int
 
 
-#: By the SHA-256 of a bundle's weights; ``benchmarks/mixup.py`` measures them. Without rates no alarm is given.
-RATES = {
-    "40f7255fbd4a8c3eceeaf55cc7ddc2679a3861248c8d25832a4c85872a670b0e": Rates(5, 30, 30, 0, 55)
-}  # the built-in model
+#: By the SHA-256 of a bundle's weights; ``benchmarks/mixup.py`` measures them. Without rates no alarm is given. The
+#: built-in model has none: after 0 false alarms in 55 sets of five cases, it accused 9 of 21 right cases of others.
+RATES: dict[str, Rates] = {}
 
 
 def find_mixup(standard: StandardCase, bundle: Bundle) -> str | None:
