@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from m3ae_core.card import GRADES, grade, reliability_words
+from m3ae_core.card import GRADES, expected_words, grade, reliability_words
 from m3ae_core.modalities import BRATS
 
 CARD = {
@@ -20,7 +20,7 @@ CARD = {
 
 def test_each_region_gets_a_sentence_with_its_figures():
     assert reliability_words(CARD, BRATS.subset(["T1", "T2", "FLAIR"])) == (
-        "Whole tumour without T1c: good (Dice 0.81, half of the 5 validation cases between 0.70 and 0.85).",
+        "Whole tumour without T1c: fair (Dice 0.81, half of the 5 validation cases between 0.70 and 0.85).",
         "Enhancing tumour without T1c: unreliable "
         "(Dice 0.39, half of the 5 validation cases between 0.25 and 0.70).",
     )
@@ -28,7 +28,19 @@ def test_each_region_gets_a_sentence_with_its_figures():
 
 def test_the_full_set_is_called_so():
     (sentence,) = reliability_words(CARD, BRATS.full)
-    assert sentence.startswith("Whole tumour with all sequences: fair (Dice 0.60")
+    assert sentence.startswith("Whole tumour with all sequences: poor (Dice 0.60")
+
+
+def test_a_result_is_called_by_the_lower_end_of_its_range():
+    record = {"expected_dice": {"WT": {"estimate": 0.85, "low": 0.5, "high": 0.95}}}
+    assert expected_words(record) == (
+        "Whole tumour in this case: poor (expected Dice 0.85, in four of five cases between 0.50 and 0.95).",
+    )
+
+
+@pytest.mark.parametrize("record", [{}, {"expected_dice": None}])
+def test_nothing_is_said_of_a_result_without_an_estimate(record):
+    assert expected_words(record) == ()
 
 
 @pytest.mark.parametrize("card", [{}, CARD])

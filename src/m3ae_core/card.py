@@ -12,7 +12,7 @@ from m3ae_core.modalities import Subset
 
 FORMAT = 1
 
-#: Least median Dice for each word, best first; below the last a region is called unreliable.
+#: Least Dice for each word, best first; below the last a region is called unreliable.
 GRADES = ((0.8, "good"), (0.6, "fair"), (0.4, "poor"))
 _FIGURES = ("median", "q1", "q3", "n")
 REGION_WORDS = {"WT": "Whole tumour", "TC": "Tumour core", "ET": "Enhancing tumour"}
@@ -53,25 +53,38 @@ def read_card(folder: Path) -> dict[str, Any]:
     return content
 
 
-def grade(median_dice: float) -> str:
-    """Return one word for a median Dice: good, fair, poor or unreliable."""
-    return next((word for least, word in GRADES if median_dice >= least), "unreliable")
+def grade(dice: float) -> str:
+    """Return one word for the lower end of what Dice is to be expected: good, fair, poor or unreliable."""
+    return next((word for least, word in GRADES if dice >= least), "unreliable")
 
 
 def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...]:
-    """Say how reliable a model is with the sequences of `subset`: one sentence a region.
+    """Say how reliable a model was with the sequences of `subset`: one sentence a region.
 
-    `card` is the ``card`` of a bundle. The figures are those of its validation cases; where nothing was measured, that
-    is said.
+    `card` is the ``card`` of a bundle. The figures are those of its validation cases, the word follows the lower
+    quartile; where nothing was measured, that is said.
     """
     measured = card.get("reliability", {}).get(str(subset))
     if not measured:
         return ("How reliable this model is with these sequences was not measured.",)
     given = f"without {' and '.join(subset.missing)}" if subset.missing else "with all sequences"
     return tuple(
-        f"{REGION_WORDS.get(region, region)} {given}: {grade(m['median'])} (Dice {m['median']:.2f}, half of the "
+        f"{REGION_WORDS.get(region, region)} {given}: {grade(m['q1'])} (Dice {m['median']:.2f}, half of the "
         f"{m['n']} validation cases between {m['q1']:.2f} and {m['q3']:.2f})."
         for region, m in measured.items()
+    )
+
+
+def expected_words(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say how good one result is expected to be: one sentence a region, none if its `record` holds no such estimate.
+
+    `record` is the content of a sidecar. The word follows the lower end of the range.
+    """
+    expected = record.get("expected_dice") or {}
+    return tuple(
+        f"{REGION_WORDS.get(region, region)} in this case: {grade(e['low'])} (expected Dice {e['estimate']:.2f}, "
+        f"in four of five cases between {e['low']:.2f} and {e['high']:.2f})."
+        for region, e in expected.items()
     )
 
 

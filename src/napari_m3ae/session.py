@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
 
-from m3ae_core.card import read_card
+from m3ae_core.card import expected_words, read_card
 from m3ae_core.data.align import to_one_grid
 from m3ae_core.data.case import Case
 from m3ae_core.data.grid import Grid
@@ -285,7 +285,11 @@ class Session:
         chosen.known[prediction.subset] = replace(prediction, probabilities={})
         self.shown = show(self.viewer, prediction, chosen.name, chosen.sources, self.shown)
         used = used_and_substituted(prediction.subset, "were used", "were substituted")
-        self._update(result=f"{self.shown.layer.name}: {used}", warnings=tuple(prediction.warnings))
+        self._update(
+            result=f"{self.shown.layer.name}: {used}",
+            expected=expected_words(prediction.provenance),
+            warnings=tuple(prediction.warnings),
+        )
 
     def save(self, path: Path, scheme: LabelScheme | None = None) -> bool:
         """Write the segmentation on display, as it is now, with its record beside it; say whether that worked.
@@ -374,7 +378,7 @@ class Session:
         gone = event.value
         if self.shown is not None and self.shown.layer == gone:
             self.shown = None
-            self._update(result="", warnings=())
+            self._update(result="", expected=(), warnings=())
         self._set_slots(tuple(replace(s, layer=None) if s.layer == gone else s for s in self.state.slots))
 
     def _set_slot(self, modality: str, **changes: Any) -> None:

@@ -46,7 +46,8 @@ BUILTIN = Model("built-in", builtin_bundle())
 class State:
     """A snapshot of a session.
 
-    `result` says what the segmentation on display was made from, or is empty; `warnings` belong to it. `seconds` is
+    `result` says what the segmentation on display was made from, or is empty; `warnings` belong to it, and `expected`
+    says how good it should be. `seconds` is
     how long the last run with this model took, None before the first.
     """
 
@@ -56,6 +57,7 @@ class State:
     phase: Literal["idle", "running", "cancelling"] = "idle"
     progress: Progress | None = None
     result: str = ""
+    expected: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nibabel.orientations import apply_orientation, io_orientation
 from scipy import ndimage
 
-from m3ae_core.card import REGION_WORDS, reliability_words
+from m3ae_core.card import REGION_WORDS, expected_words, reliability_words
 from m3ae_core.data.case import Case
 from m3ae_core.errors import InputError
 from m3ae_core.files import write_text
@@ -94,7 +94,7 @@ def _sequences(prediction: Prediction) -> Iterator[str]:
     yield "<h2>Sequences</h2>"
     yield f"<p>Used: {', '.join(subset.present)}. {substituted}</p>"
     card = {"reliability": {str(subset): prediction.provenance.get("reliability")}}
-    yield _list(reliability_words(card, subset))
+    yield _list((*expected_words(prediction.provenance), *reliability_words(card, subset)))
     if prediction.warnings:
         yield f'<div class="notice">{_list(prediction.warnings)}</div>'
 

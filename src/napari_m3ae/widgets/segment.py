@@ -98,7 +98,10 @@ class SegmentPart(QWidget):
         self.models.render(state.model)
         estimate = "" if state.seconds is None else f" It will take about {max(1, round(state.seconds))} s."
         self.plan.setText(state.plan + estimate)
-        self.reliability.setText("\n".join(state.reliability))
+        self.reliability.setText("\n".join(state.expected or state.reliability))
+        self.reliability.setToolTip(
+            "\n".join(("Measured on the model's validation cases:", *state.reliability))
+        )
         self.run_button.setEnabled(state.can_run)
         for widget in (
             self.legend,
