@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from m3ae_core.bundle import load_bundle
+from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.config import parse_recipe
 from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
@@ -85,7 +86,7 @@ def test_a_bundle_tells_how_many_cases_trained_it_and_the_run_folder_which(first
     assert card["training_case_count"] == 4
     assert card["training_cases_sha256"] == hashlib.sha256(b"case-0\ncase-1\ncase-2\ncase-3\n").hexdigest()
     assert "case-0" not in (folder / "bundle" / "bundle.json").read_text()
-    assert json.loads((folder / "cases.json").read_text()) == names
+    assert list(json.loads((folder / "cases.json").read_text())["training"]) == names
 
 
 def test_a_bundle_names_its_cases_where_asked(tmp_path):
@@ -315,3 +316,28 @@ def test_stage_1_takes_cases_without_labels_or_sequences(cases, tmp_path):
     images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
     list(pretrain(RECIPE, [CaseFiles("half", images, None), *cases[1:]], tmp_path))
     assert load_bundle(tmp_path / "bundle").autoencoder is not None
+
+
+def test_a_run_is_not_resumed_with_other_cases(first_stage, cases):
+    """Nor with the same names over other images."""
+    folder = first_stage[0]
+    before = (folder / "checkpoint.pt").read_bytes(), (folder / "bundle" / "bundle.json").read_bytes()
+    swapped = dict(cases[0].images) | {"T1": cases[0].images["T2"], "T2": cases[0].images["T1"]}
+    for other, said in ((cases[:3], "case-3"), ([CaseFiles("case-0", swapped, None), *cases[1:]], "case-0")):
+        with pytest.raises(OutputError, match=said) as caught:
+            list(pretrain(RECIPE, other, folder))
+        assert caught.value.code == "other-data"
+    assert before == (
+        (folder / "checkpoint.pt").read_bytes(),
+        (folder / "bundle" / "bundle.json").read_bytes(),
+    )
+
+
+def test_stage_2_is_not_resumed_from_another_stage_1(second_stage, first_stage, cases, tmp_path):
+    bundle = load_bundle(first_stage[0] / "bundle")
+    other = save_bundle(replace(bundle, substitute=bundle.substitute + 1), tmp_path / "other")
+    with pytest.raises(OutputError, match="another pretrained model") as caught:
+        list(finetune(RECIPE, cases[:2], other, second_stage[0], validation=cases[2:]))
+    assert caught.value.code == "other-data"
+    with pytest.raises(OutputError, match="other validation cases"):
+        list(finetune(RECIPE, cases[:2], first_stage[0] / "bundle", second_stage[0]))

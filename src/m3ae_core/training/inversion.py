@@ -12,6 +12,7 @@ from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import ModelConfig, PretrainConfig, Recipe
 from m3ae_core.data.dataset import Samples
 from m3ae_core.events import Event, Inverted, Saved
+from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE
@@ -46,6 +47,8 @@ def invert(plan: Plan, pretrained: Path) -> Iterator[Event]:
     fabric = launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
+        if fabric.is_global_zero:
+            keep_identity(plan.folder, cached, pretrained=start.fingerprint)
         torch.manual_seed(config.seed)
         assert start.autoencoder is not None  # noqa: S101  pretrained_bundle() has seen to it
         task = InversionTask(start.autoencoder, recipe.model, config, start.substitute)

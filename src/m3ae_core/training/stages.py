@@ -1,6 +1,6 @@
 """The two stages from a folder of cases to a bundle: cache, task, loop, and the run folder.
 
-A run folder holds ``recipe.json``, ``cases.json`` (the names of the training cases), the record
+A run folder holds ``recipe.json``, ``cases.json`` (what it learns from, by name and content), the record
 (:mod:`m3ae_core.training.record`), ``checkpoint.pt`` (the last state, to resume from), ``best`` (the bundle of the best
 validation) and, at the end, ``bundle``. The cache of decoded cases lies beside the run folders, so that both stages
 share it.
@@ -33,9 +33,10 @@ from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
+from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
-from m3ae_core.training.record import BUNDLE, CASES, LOCK, RECIPE, recorded
+from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
 from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
@@ -87,6 +88,8 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
+        if fabric.is_global_zero:
+            keep_identity(plan.folder, cached)
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
@@ -122,6 +125,8 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
     with run_folder(plan, "finetune", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric)
         held_out = yield from cached_cases(validation, plan, fabric)
+        if fabric.is_global_zero:
+            keep_identity(plan.folder, cached, held_out, start.fingerprint)
         torch.manual_seed(config.seed)
         segmenter = Segmenter(recipe.model)
         if config.pretrained and start.autoencoder is not None:
@@ -190,7 +195,6 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
     try:
         with FileLock(folder / LOCK, timeout=0):
             _keep_recipe(folder / RECIPE, plan.recipe, stage)
-            write_json(folder / CASES, [case.name for case in plan.cases])
             remove_left_over(folder)
             fabric.barrier()
             yield

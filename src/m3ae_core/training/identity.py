@@ -1,0 +1,74 @@
+"""What a run learns from, by content: a run is resumed with the same cases, schemes and pretrained model only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from m3ae_core.data.dataset import CachedCase
+from m3ae_core.errors import OutputError
+from m3ae_core.files import write_json
+from m3ae_core.training.loop import CHECKPOINT
+from m3ae_core.training.record import CASES
+
+
+def keep_identity(
+    folder: Path,
+    training: Sequence[CachedCase],
+    validation: Sequence[CachedCase] = (),
+    pretrained: str | None = None,
+) -> None:
+    """Store what the run in `folder` learns from; where it has begun, refuse to go on with something else.
+
+    A case is told by its name, its files' content and its label scheme; `pretrained` is a bundle's fingerprint.
+
+    Raises
+    ------
+    OutputError
+        If the run was begun with other data (``other-data``; the message names the difference), or ``cases.json`` is
+        damaged.
+    """
+    own = {"training": _keys(training), "validation": _keys(validation), "pretrained": pretrained}
+    path = folder / CASES
+    if (folder / CHECKPOINT).exists() and path.exists():
+        if differences := [part for part in own if _stored(path).get(part) != own[part]]:
+            raise OutputError(
+                f"The run in this folder was begun with {_described(_stored(path), own, differences)}.",
+                "Give it what it was begun with, or choose another output folder.",
+                path=path,
+                code="other-data",
+            )
+        return
+    write_json(path, own)
+
+
+def _keys(cases: Sequence[CachedCase]) -> dict[str, str]:
+    return {case.name: case.image_file.name.removesuffix("-image.npy") for case in cases}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        problem = "The list of the run's cases is damaged."
+        raise OutputError(problem, "Choose another output folder.", path=path, code="damaged")
+    return content
+
+
+def _described(stored: Mapping[str, Any], own: Mapping[str, Any], parts: Sequence[str]) -> str:
+    """Name the first cases that differ, or the model."""
+    said = []
+    for part in parts:
+        if part == "pretrained":
+            said.append("another pretrained model")
+            continue
+        theirs = stored.get(part)
+        known = set(theirs.items()) if isinstance(theirs, dict) else set()
+        names = sorted(name for name, _ in known ^ set(own[part].items()))
+        named = ", ".join(dict.fromkeys(names[:4])) or "another order"
+        said.append(f"other {part} cases ({named}{', …' if len(names) > 4 else ''})")
+    return " and ".join(said)
