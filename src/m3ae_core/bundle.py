@@ -68,18 +68,8 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The model's identity: the SHA-256 of all that decides about its answers.
-
-        Raises
-        ------
-        BundleError
-            If the bundle was never saved.
-        """
-        if not self.sha256:
-            raise BundleError(
-                f"The bundle {self.name!r} was never saved.", "Save it, then load it.", code="unsaved"
-            )
-        return fingerprint_of(self.sha256, self.substitute, self.config)
+        """The model's identity: the SHA-256 of all that decides about its answers; empty before it is saved."""
+        return fingerprint_of(self.sha256, self.substitute, self.config) if self.sha256 else ""
 
 
 def fingerprint_of(weights: str, substitute: Tensor, config: ModelConfig) -> str:

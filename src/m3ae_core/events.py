@@ -93,7 +93,8 @@ class CaseMeasured:
 class CaseSegmented:
     """Case `done` of `total` is segmented from the sequences `present`; labels and sidecar are safe on disk.
 
-    `reused` tells that an earlier run had done it; `warnings` are what a user must know about the result.
+    `reused` tells that an earlier run had done it, `edited` that somebody changed it since; `warnings` are what a user
+    must know about the result.
     """
 
     case: str
@@ -102,6 +103,7 @@ class CaseSegmented:
     present: str
     reused: bool
     warnings: tuple[str, ...] = ()
+    edited: bool = False
 
 
 @dataclass(frozen=True)

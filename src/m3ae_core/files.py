@@ -219,8 +219,9 @@ def _target(path: Path) -> Path:
 def _write_and_rename(path: Path, write: Callable[[Path], object], empty: bool) -> None:
     target = _target(path)
     temporary = target.with_name(f"{_writer()}{os.getpid()}-{secrets.token_hex(8)}-{path.name}")
-    temporary.open("xb").close()  # a file or link that somebody put there is not followed
+    created = temporary.open("xb")  # a file or link that somebody put there is not followed
     try:
+        created.close()
         write(temporary)
         if not empty and not temporary.stat().st_size:
             raise OSError("nothing was written")

@@ -65,20 +65,22 @@ class Training:
     @property
     def python(self) -> str:
         """The Python program that does the same."""
-        given = ["plan"]
+        given, held_out, imported, schemes = ["plan"], "", "", ""
         if self.stage == "finetune":
-            given.append(f"Path({str(self.pretrained)!r})")
-            if self.validation is not None:
-                given.append(f"find_cases({str(self.validation)!r}, recipe.model.modality_set)")
+            given += [f"Path({str(self.pretrained)!r})", "validation"]
+            found = f"find_cases({str(self.validation)!r}, recipe.model.modality_set)"
+            held_out = f"    validation = {found if self.validation is not None else '()'}\n"
+            imported = "from m3ae_core.data.schemes import schemes_of\n"
+            schemes = ", schemes=schemes_of((*cases, *validation), ['brats2023'])"
         return (
             "from pathlib import Path\n\n"
             "from m3ae_core.config import load_recipe\n"
             "from m3ae_core.data.case import find_cases\n"
-            f"from m3ae_core.training.stages import Plan, {self.stage}\n\n"
+            f"{imported}from m3ae_core.training.stages import Plan, {self.stage}\n\n"
             'if __name__ == "__main__":  # processes that prepare samples import this file\n'
             f"    recipe = load_recipe({self.recipe!r})\n"
             f"    cases = find_cases({str(self.cases)!r}, recipe.model.modality_set)\n"
-            f"    plan = Plan(recipe, cases, Path({str(self.output)!r}))\n"
+            f"{held_out}    plan = Plan(recipe, cases, Path({str(self.output)!r}){schemes})\n"
             f"    for event in {self.stage}({', '.join(given)}):\n"
             "        print(event)\n"
         )

@@ -282,8 +282,8 @@ def test_names_that_are_not_utf_8_stop_nothing(place, capsys):
     for seed, name in enumerate(("p2", "p3"), 1):
         write_phantom(cases, name, seed=seed)
     odd = (cases / "p1").rename(cases / "caf\udce9")
-    image = next((cases / "p2").glob("*t1n*"))
-    image.rename(image.with_name(f"na\udcef-{image.name}"))
+    for image in list((cases / "p2").iterdir()):
+        image.rename(image.with_name(f"na\udcef-{image.name}"))
     (cases / "p3" / "p3-t2w.nii.gz").rename(cases / "p3" / "\udce9-t2w.nii.gz").write_bytes(b"")
     assert run("predict", cases, "--bundle", place / "model", "--output", place / "results") == 2
     printed, error = capsys.readouterr()
@@ -348,7 +348,8 @@ def test_another_window(place, capsys, window, code):
 
 
 def test_warnings_of_a_folder_of_cases_are_printed(capsys):
-    assert follow_cohort([CaseSegmented("p1", 1, 1, "T1", False, ("T1: odd.", "T1: very odd."))]) == []
+    event = CaseSegmented("p1", 1, 1, "T1", False, ("T1: odd.", "T1: very odd."))
+    assert follow_cohort([event]) == [event]
     printed = "".join(capsys.readouterr())
     assert "warning: T1: odd." in printed
     assert "warning: T1: very odd." in printed

@@ -671,8 +671,8 @@ SETS: list[tuple[str, Callable[[Path], Any], Callable[[Any], Any], str, str]] = 
         "other-formats",
         lambda f: touched(f, "t1.mha", "t2.dcm", "t1.nii.txt"),
         find_case,
-        "no-sequence",
-        "t2w",
+        "not-nifti",
+        "t1.mha",
     ),
     ("too-deep", lambda f: touched(f, "a/b/c/d/e/f/x_t1.nii"), find_cases, "no-case", "t1n"),
     (

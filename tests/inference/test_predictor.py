@@ -416,7 +416,11 @@ def test_no_labels_are_written_where_their_sidecar_cannot_be(case, predictor, tm
 
 def test_checking_warns_and_is_recorded(case, predictor, monkeypatch):
     monkeypatch.setattr(predictors, "find_mixup", lambda standard, bundle: "T1 and T2 may be mixed up.")
-    head = {name: Volume(np.maximum(volume.data, 0.1), AFFINE) for name, volume in case.volumes.items()}
+    air = np.random.default_rng(0).uniform(0.05, 0.2, case.shape).astype(np.float32)
+    head = {
+        name: Volume(np.where(volume.data == 0, air, volume.data), AFFINE)
+        for name, volume in case.volumes.items()
+    }
     unstripped = Case("head", BRATS, head)
     checked, unchecked = predictor.predict(unstripped, check=True), predictor.predict(unstripped)
     assert unchecked.warnings == ()

@@ -39,17 +39,20 @@ class FakePredictor:
         labels = np.zeros(case.shape, np.uint8)
         for value in (1, 2, 3):
             labels[4 * value : 4 * value + len(case.subset), 5:9, 6] = value
+        missing = ("T1c is missing: enhancing tumour is unreliable.",) if "T1c" not in case.subset else ()
+        warnings = (*case.notes, *missing)
         yield Prediction(
             labels=labels,
             affine=case.affine,
             scheme=BRATS_2023,
             subset=case.subset,
             probabilities={},
-            warnings=("T1c is missing: enhancing tumour is unreliable.",) if "T1c" not in case.subset else (),
+            warnings=warnings,
             provenance={
                 "made_by": {"edited": False},
                 "present": list(case.subset.present),
                 "labels": {"scheme": BRATS_2023.name, "volumes_ml": {}},
+                "warnings": list(warnings),
             },
         )
 

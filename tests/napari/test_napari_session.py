@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -309,7 +310,9 @@ def test_result_saved_among_the_images_does_not_disturb_the_case(session, case, 
     folder = files.labels.parent
     session.save(folder / session.suggested_name)
     assert len(list(folder.iterdir())) == 7
-    assert find_case(folder) == files
+    found = find_case(folder)
+    assert [path.name for path, _ in found.unused] == [session.suggested_name]
+    assert replace(found, unused=()) == files
 
 
 def test_edited_result_is_saved_as_edited(session, case, viewer, tmp_path):

@@ -175,5 +175,5 @@ def test_a_reader_that_makes_up_the_geometry_is_found_out(
 ) -> None:
     (tmp_path / "whole.nii.gz").write_bytes(packed)
     assert is_whole(read_volume(tmp_path / "whole.nii.gz"), real)
-    monkeypatch.setattr(volume, "_affine", lambda header: np.eye(4))
+    monkeypatch.setattr(volume, "_affine", lambda header: (np.eye(4), ()))
     assert not is_whole(read_volume(tmp_path / "whole.nii.gz"), real)

@@ -24,6 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,9 @@ from m3ae_core import __version__
 from m3ae_core.bundle import save_bundle
 from m3ae_core.data.case import Case
 from m3ae_core.data.dataset import cache_case
+from m3ae_core.data.manifest import write_manifest
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
+from m3ae_core.data.split4d import split_4d
 from m3ae_core.data.splits import Split, write_split
 from m3ae_core.data.volume import Volume, write_image, write_labels
 from m3ae_core.errors import OutputError
@@ -42,6 +45,7 @@ from m3ae_core.evaluation.slices import Slices, write_slices
 from m3ae_core.evaluation.store import slices_file, write_measurement
 from m3ae_core.files import append_text, write_array, write_json, write_text
 from m3ae_core.inference.predictor import Prediction, save_prediction
+from m3ae_core.inference.summary import Record, write_summary
 from m3ae_core.modalities import BRATS
 from m3ae_core.model.weights import save_checkpoint, save_tensors
 from m3ae_core.regions import BRATS_2023
@@ -49,6 +53,7 @@ from m3ae_core.report.benchmark import write_report
 from m3ae_core.report.case import write_case_report
 from m3ae_core.report.curves import save_curves
 from m3ae_core.report.figure import save_figure
+from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.record import rewind
 from tiny import RECIPE, random_bundle
 
@@ -218,6 +223,30 @@ def split(folder: Path) -> Write:
     return lambda version: write_split(made, folder / "split") if version else None
 
 
+def summary(folder: Path) -> Write:
+    return lambda version: write_summary(folder, [Record(f"case-{version}", "done")])
+
+
+def manifest(folder: Path) -> Write:
+    files = [write_phantom(folder.parent / "cases", f"case-{n}", shape=(20, 24, 16)) for n in (0, 1)]
+    return lambda version: write_manifest(files[version:], folder / "cases.csv")
+
+
+def parts_of_4d(folder: Path) -> Write:
+    """Files are never replaced: version 0 is none."""
+    source = folder.parent / "four.nii.gz"
+    content = np.random.default_rng(0).random((20, 24, 16, 4), np.float32)
+    nibabel.save(nibabel.Nifti1Image(content, np.diag([2.0, 2, 2, 1])), source)
+    return lambda version: split_4d(source, BRATS.names, folder / "parts") if version else None
+
+
+def identity(folder: Path) -> Write:
+    def write(version: int) -> None:
+        keep_identity(folder, (), pretrained=str(version))
+
+    return write
+
+
 def log(folder: Path) -> Write:
     """What a resumed run drops from its log."""
 
@@ -279,6 +308,10 @@ WRITERS = (
     figure,
     curves,
     split,
+    summary,
+    manifest,
+    parts_of_4d,
+    identity,
     log,
     cache,
     autosave,
@@ -578,17 +611,21 @@ def test_all_that_writes_is_tried() -> None:
 KNOWN = {
     "bundle.py",
     "data/dataset.py",
+    "data/manifest.py",
+    "data/split4d.py",
     "data/splits.py",
     "data/volume.py",
     "evaluation/benchmark.py",
     "evaluation/slices.py",
     "evaluation/store.py",
     "inference/predictor.py",
+    "inference/summary.py",
     "model/weights.py",
     "report/benchmark.py",
     "report/case.py",
     "report/curves.py",
     "report/figure.py",
+    "training/identity.py",
     "training/record.py",
     "training/stages.py",
 }

@@ -19,7 +19,7 @@ from nibabel.nifti1 import Nifti1Extension
 
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.cli import main
-from m3ae_core.data.case import CaseFiles, find_case, read_case, read_case_labels
+from m3ae_core.data.case import Case, CaseFiles, find_case, read_case, read_case_labels
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.errors import M3AEError
 from m3ae_core.inference import predictor
@@ -43,7 +43,6 @@ SPOILED = {
     "magic": lambda content: content[:344] + b"ni1\0" + content[348:],
     "units": lambda content: content[:123] + b"\x01" + content[124:],
     "four axes": lambda content: content[:40] + np.array([4, 2, 2, 2, 2], "<i2").tobytes() + content[50:],
-    "no geometry": lambda content: content[:252] + bytes(4) + content[256:],
     "no header": lambda content: content[148:],
 }
 
@@ -112,6 +111,12 @@ def outputs(files: CaseFiles, home: Path, bundle: Path, model: Predictor) -> Pre
     return prediction
 
 
+def told(case: Case) -> tuple[str, ...]:
+    """What is said of a case that can be read; something must be."""
+    assert case.notes
+    return case.notes
+
+
 def messages(files: CaseFiles, home: Path, secret: str) -> Iterator[str]:
     """What is said of spoiled copies of the files."""
     home.mkdir()
@@ -123,10 +128,10 @@ def messages(files: CaseFiles, home: Path, secret: str) -> Iterator[str]:
         with pytest.raises(M3AEError) as caught:
             read_case(CaseFiles(name, {"T1": path}, None))
         yield f"{caught.value} {caught.value.problem} {caught.value.fix}"
+    path.write_bytes(content[:252] + bytes(4) + content[256:])  # no geometry
+    yield from told(read_case(CaseFiles("lost", {"T1": path}, None)))
     path.write_bytes(planted(images["T1"][1:], secret, nib.Nifti1Image))
-    with pytest.raises(M3AEError) as caught:  # grids that differ
-        read_case(CaseFiles("pair", {"T1": path, "T2": files.images["T2"]}, None))
-    yield str(caught.value)
+    yield from told(read_case(CaseFiles("pair", {"T1": path, "T2": files.images["T2"]}, None)))  # two grids
     with pytest.raises(M3AEError) as caught:  # no labels, but an image
         read_case_labels(CaseFiles("x", {}, path), read_case(files))
     yield str(caught.value)

@@ -59,7 +59,8 @@ def test_page_says_what_it_must(tmp_path):
         "&lt;patient &amp; co&gt;",
         "Research use only. Not a medical device.",
         "Used: FLAIR, T2. <strong>Missing, substituted by the learned image: T1, T1c.</strong>",
-        "Enhancing tumour without T1 and T1c: poor (Dice 0.50, half of the 5 validation cases between 0.25 and 0.70).",
+        "Enhancing tumour without T1 and T1c: unreliable "
+        "(Dice 0.50, half of the 5 validation cases between 0.25 and 0.70).",
         "Something &amp; else.",
         "model &lt;x&gt;, SHA-256 " + "a" * 64,
         "no: as the model made it",

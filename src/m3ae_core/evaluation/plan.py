@@ -16,7 +16,7 @@ import torch
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import CaseFiles, refuse_repeated_names
-from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
 from m3ae_core.evaluation.results import Measurement, Model
 from m3ae_core.files import sha256
@@ -143,6 +143,10 @@ def hash_case(files: CaseFiles) -> str:
 
 def _identify(bundles: Sequence[Bundle]) -> tuple[Model, ...]:
     """Name each bundle by its card, and by its fingerprint too where two share a name."""
+    if unsaved := [bundle.name for bundle in bundles if not bundle.fingerprint]:
+        raise BundleError(
+            f"The bundle {unsaved[0]!r} was never saved.", "Save it, then load it.", code="unsaved"
+        )
     prints = [bundle.fingerprint for bundle in bundles]
     if len(set(prints)) < len(prints):
         raise ConfigError("The same bundle is given twice.", "Give each once.", code="bundle-repeats")

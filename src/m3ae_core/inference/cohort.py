@@ -31,6 +31,7 @@ class Outcome:
     present: str
     reused: bool
     warnings: tuple[str, ...] = ()
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Cohort:
         for done, (name, outcome) in enumerate(chain(refused, self._outcomes(cases)), 1):
             try:
                 found = outcome.result()
-                yield CaseSegmented(name, done, total, found.present, found.reused, found.warnings)
+                yield CaseSegmented(
+                    name, done, total, found.present, found.reused, found.warnings, found.edited
+                )
             except M3AEError as error:
                 yield CaseFailed(name, done, total, error)
 
@@ -125,7 +128,7 @@ class Cohort:
         case = read_case(files, self.predictor.config.modality_set)
         uncertainty = self.uncertainty_of(files.name)
         complete = uncertainty is None or uncertainty.exists()
-        if (known := self._known(files, case)) is not None and (complete or known.warnings):
+        if (known := self._known(files, case)) is not None and (complete or known.edited):
             return known
         shared = Standardiser(case, self.predictor.config)
         if self.predictor.device.type != "cpu":
@@ -158,7 +161,7 @@ class Cohort:
             return None
         if found.state == "edited":
             kept = f"The result was kept as it is: {found.why}. --discard-edits replaces it."
-            return Outcome(str(case.subset), reused=True, warnings=(kept,))
+            return Outcome(str(case.subset), reused=True, warnings=(kept,), edited=True)
         if found.state == "done before" and not self.overwrite:
             return Outcome(str(case.subset), reused=True)
         if found.state == "stale" and not self.overwrite:

@@ -44,7 +44,7 @@ def made_from(case: Case, fingerprint: str, inference: Mapping[str, Any], scheme
 
 def find_result(path: Path, case: Case, wanted: Mapping[str, Any]) -> Found | None:
     """Return what the labels at `path` are to `case` and what is `wanted` of it; None if nothing is there."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         labels = read_labels(path)

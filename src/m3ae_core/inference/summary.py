@@ -24,6 +24,7 @@ _STATE_OF_CODE = {
     "exists": "stale",
     "damaged": "damaged",
     "asked": "asked",
+    "unclear": "asked",
 }
 _COLUMNS = ("case", "state", "subset", "warnings", "message")
 
@@ -68,11 +69,17 @@ def record_of(event: CaseSegmented | CaseFailed, labels: Path) -> Record:
     if isinstance(event, CaseFailed):
         state = _STATE_OF_CODE.get(event.error.code, "refused")
         return Record(event.case, state, message=str(event.error))
-    return Record(event.case, "done before" if event.reused else "done", event.present, _warnings(labels))
+    state = "edited" if event.edited else "done before" if event.reused else "done"
+    return Record(event.case, state, event.present, event.warnings or _warnings(labels))
 
 
 def empty_folders(folder: Path, used: Collection[Path]) -> Iterator[Record]:
-    """Yield a record for each folder below `folder` that neither is one of those `used` nor holds one."""
+    """Yield a record for each folder below `folder` that neither is one of those `used` nor holds one.
+
+    A manifest in the place of a folder has none.
+    """
+    if not folder.is_dir():
+        return
     above = {parent for path in used for parent in path.parents}
     for child in sorted(folder.iterdir()):
         if child.name.startswith((".", "__MACOSX")) or not child.is_dir() or child in used:

@@ -112,8 +112,16 @@ def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write resumable training state (tensors, numbers, text and containers of them), atomically."""
-    atomic_write(path, lambda temporary: torch.save(dict(state), temporary))
+    """Write resumable training state (tensors, numbers, text and containers of them), atomically.
+
+    The same state gives the same bytes: torch would put the name of the temporary file into a file that it opens.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            torch.save(dict(state), stream)
+
+    atomic_write(path, write)
 
 
 def load_pickle(path: Path) -> dict[str, Any]:
