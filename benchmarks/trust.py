@@ -35,7 +35,7 @@ from m3ae_core.trust.uncertainty import chance_of_error, decoded_depth, temper
 
 def measure(bundle: Path, cases: Sequence[Path], schemes: Sequence[str], store: Path) -> list[Measurement]:
     """Return the measurements of all cases, taking those that the store lacks."""
-    predictor = Predictor(load_bundle(bundle), "cpu", exact=True)
+    predictor = Predictor(load_bundle(bundle), "cpu", arithmetic="float32")
     found = []
     for folder, scheme in zip(cases, schemes, strict=True):
         for files in find_cases(folder, predictor.config.modality_set):

@@ -22,6 +22,7 @@ from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
 from m3ae_core.evaluation.store import load_results, measurement_file, slices_file
 from m3ae_core.events import CaseMeasured, Progress
+from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
@@ -186,6 +187,24 @@ def test_another_label_scheme_is_another_measurement(place, bundle):
     assert not measured(islice(events, 16))[0].reused
     with pytest.raises(InputError):  # stopped there, the folder holds neither the old results nor the new
         load_results(out)
+
+
+def test_figures_are_of_float32_unless_told_and_another_arithmetic_is_another_measurement(
+    place, bundle, monkeypatch
+):
+    cases, out = place
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: True)
+    used = []
+    monkeypatch.setattr(
+        Predictor, "predict", lambda self, *given: used.append(self.precision) or quick_predict(self, *given)
+    )
+    assert load_results(out).record["arithmetic"] == "float32"
+    finish([bundle], cases, out.parent / "new")
+    assert {*used} == {torch.float32}
+    events = list(run([bundle], cases, out, device="cpu", arithmetic="bfloat16"))
+    assert [event.reused for event in measured(events)] == [False, False]
+    assert used[-1] == torch.bfloat16
+    assert load_results(out).record["arithmetic"] == "bfloat16"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no slices"])

@@ -287,9 +287,17 @@ def test_float32_can_be_asked_for_where_the_device_is_faster_otherwise(case, mon
     bundle = random_bundle()
     expected = Predictor(bundle, "cpu").predict(case)
     monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
-    prediction = Predictor(bundle, "cpu", exact=True).predict(case)
+    prediction = Predictor(bundle, "cpu", arithmetic="float32").predict(case)
     assert prediction.provenance["device"]["precision"] == "float32"
     np.testing.assert_array_equal(prediction.labels, expected.labels)
+
+
+def test_bfloat16_can_be_asked_for_and_anything_else_is_refused(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
+    assert Predictor(random_bundle(), "cpu", arithmetic="bfloat16").precision == torch.bfloat16
+    with pytest.raises(ConfigError) as caught:
+        Predictor(random_bundle(), "cpu", arithmetic="float64")
+    assert caught.value.code == "arithmetic"
 
 
 @pytest.mark.parametrize("unit", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])

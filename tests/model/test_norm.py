@@ -107,3 +107,17 @@ def test_activations_may_work_in_place_on_the_output() -> None:
         nn.functional.relu(GroupNorm(2, 4)(leaf), inplace=inplace).square().sum().backward()
         grads.append(leaf.grad)
     assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("mean", [0, 3])
+def test_bfloat16_is_normalised_with_statistics_of_float32(mean: float) -> None:
+    """Each image by itself; what is left is the rounding of the output, 2⁻⁸ at most."""
+    x = noise(2, 8, 9, 10, 11, mean=mean).bfloat16()
+    norm = GroupNorm(4, 8)
+    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
+    expected = nn.functional.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double())
+    with torch.no_grad():
+        y = norm(x.contiguous(memory_format=LAST))
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=LAST)
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-5)

@@ -178,6 +178,7 @@ def benchmark_report(folder: Path) -> Write:
             "bundles": [asdict(MODEL)],
             "scheme": "brats2023",
             "conventions": {},
+            "arithmetic": "float32",
             "devices": ["cpu"],
             "case_list_sha256": "d" * 64,
             "cases": [{"name": name, "sha256": "c" * 64}],

@@ -29,7 +29,7 @@ from m3ae_core.inference.predictor import Predictor, save_prediction
 
 torch.set_num_threads(1)
 case, output = Path(sys.argv[1]), Path(sys.argv[2])
-predictor = Predictor(load_bundle(builtin_bundle()), "cpu", exact=True)
+predictor = Predictor(load_bundle(builtin_bundle()), "cpu", arithmetic="float32")
 content = read_case(find_case(case), predictor.config.modality_set)
 
 def segment(room):

@@ -48,6 +48,7 @@ def made_up(folder: Path, models: tuple[Model, ...]) -> Results:
         "bundles": [asdict(model) for model in models],
         "scheme": "brats2023",
         "conventions": {convention.name: convention.description for convention in CONVENTIONS},
+        "arithmetic": "float32",
         "devices": ["cpu"],
         "case_list_sha256": "d" * 64,
         "cases": [{"name": case, "sha256": "c" * 64} for case in CASES],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
@@ -20,6 +20,7 @@ def benchmark(
     split: OptionalPath = None,
     scheme: KnownScheme = "brats2023",
     device: Device = "auto",
+    arithmetic: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Measure models on every case of a folder from every subset of its sequences: Dice and HD95 of every region.
 
@@ -33,6 +34,7 @@ def benchmark(
         split: Split folder (its test.txt), or a text file with one name a line; all cases if left out.
         scheme: Label scheme of the cases.
         device: auto takes CUDA where there is any.
+        arithmetic: Numbers the network computes in; float32 gives figures that hold on any machine.
     """
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
@@ -48,6 +50,7 @@ def benchmark(
     chosen = find_cases(cases, bundles[0].config.modality_set)
     if split:
         chosen = select(chosen, read_part(split, "test"))
-    results = follow(run(bundles, chosen, output, scheme=scheme_named(scheme), device=device))
+    events = run(bundles, chosen, output, scheme=scheme_named(scheme), device=device, arithmetic=arithmetic)
+    results = follow(events)
     print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))
     print(results.record["notice"])

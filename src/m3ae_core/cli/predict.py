@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, OptionalPath, Scheme
+from m3ae_core.cli.arguments import Arithmetic, Device, OptionalFile, OptionalFolder, OptionalPath, Scheme
 from m3ae_core.cli.printed import print_expected, print_reliability
 from m3ae_core.cli.progress import follow, follow_cohort
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
@@ -31,6 +31,7 @@ def predict(
     uncertainty: OptionalPath = None,
     bundle: OptionalFolder = None,
     device: Device = "auto",
+    arithmetic: Arithmetic = "auto",
     scheme: Scheme = "brats2023",
     overwrite: bool = False,
     discard_edits: bool = False,
@@ -59,6 +60,7 @@ def predict(
             of cases, the folder that gets one CASE_uncertainty.nii.gz each.
         bundle: The model's folder; the built-in model if left out.
         device: auto takes CUDA where there is any.
+        arithmetic: Numbers the network computes in; auto takes what the device computes fastest.
         scheme: Label values to write: brats2023 1/2/3, brats2021 1/2/4 (necrosis, oedema, enhancing), msd 2/1/3.
         overwrite: Replace the output if it exists; labels that were edited stay.
         discard_edits: Replace edited labels, too.
@@ -96,7 +98,7 @@ def predict(
     own_device, part = _share(device, devices, nodes)
     sides = (window, window, window) if isinstance(window, int) else window
     model = load_bundle(bundle or builtin_bundle())
-    predictor = Predictor(model, own_device, window=sides, compiled=compiled)
+    predictor = Predictor(model, own_device, window=sides, compiled=compiled, arithmetic=arithmetic)
     if case is not None and many:
         _predict_cohort(
             predictor,

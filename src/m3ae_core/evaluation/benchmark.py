@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ from m3ae_core.files import write_json
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.regions import BRATS_2023, LabelScheme, encode
 
+#: In what a benchmark computes; no "auto": figures are to hold on any machine.
+Measured = Literal["float32", "bfloat16"]
 Labels = npt.NDArray[np.uint8]
 
 
@@ -40,12 +43,13 @@ def run(
     *,
     scheme: LabelScheme = BRATS_2023,
     device: str = "auto",
+    arithmetic: Measured = "float32",
 ) -> Iterator[Progress | CaseMeasured | Results]:
     """Measure every case with every bundle from every subset; the last event is the :class:`Results`.
 
     The masks are those a user gets, on each case's own grid. A case measured with a model is safe on disk when its
     :class:`CaseMeasured` arrives. Run the same again and it is not computed again, unless the case's files, the
-    model, the label scheme or the code's version changed. To stop, ask for no further event.
+    model, the label scheme, the arithmetic or the code's version changed. To stop, ask for no further event.
 
     Parameters
     ----------
@@ -59,6 +63,8 @@ def run(
         Label scheme of the cases.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    arithmetic
+        Numbers the network computes in.
 
     Raises
     ------
@@ -69,9 +75,9 @@ def run(
     OutputError
         If the folder cannot be written.
     """
-    plan = make_plan(bundles, folder, scheme)
+    plan = make_plan(bundles, folder, scheme, arithmetic)
     check_cases(cases, plan.modalities)
-    predictors = [Predictor(bundle, device) for bundle in bundles]
+    predictors = [Predictor(bundle, device, arithmetic=arithmetic) for bundle in bundles]
     _make_folders(plan)
     measurements: list[Measurement] = []
     for files in cases:

@@ -44,7 +44,7 @@ def calibrate(
         If the model cannot segment, or the device is not there.
     """
     _check(bundle, [files for files, _ in cases])
-    predictor = Predictor(bundle, device, exact=True)
+    predictor = Predictor(bundle, device, arithmetic="float32")
     measurements: list[Measurement] = []
     for done, (files, scheme) in enumerate(cases):
         yield Progress(f"case {files.name}", done, len(cases))

@@ -34,6 +34,7 @@ class Plan:
     modalities: ModalitySet
     regions: tuple[Region, ...]
     scheme: LabelScheme
+    arithmetic: str
 
     def key(self, model: Model, case: str, case_sha256: str) -> dict[str, str]:
         """Return all that the measurement of a case with a model depends on."""
@@ -43,6 +44,7 @@ class Plan:
             "case": case,
             "case_sha256": case_sha256,
             "scheme": self.scheme.name,
+            "arithmetic": self.arithmetic,
             "modalities": "+".join(self.modalities.names),
             "code_version": __version__,
         }
@@ -57,6 +59,7 @@ class Plan:
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
             "scheme": self.scheme.name,
+            "arithmetic": self.arithmetic,
             "conventions": {convention.name: convention.description for convention in CONVENTIONS},
             "devices": sorted({measurement.device for measurement in measurements}),
             "case_list_sha256": _digest(f"{name} {cases[name]}" for name in sorted(cases)),
@@ -70,7 +73,7 @@ class Plan:
         }
 
 
-def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme) -> Plan:
+def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme, arithmetic: str) -> Plan:
     """Plan a benchmark of bundles that were loaded from disk.
 
     Sequences come in the order of BraTS where they are its four, else in that of the first bundle.
@@ -95,7 +98,7 @@ def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme) -> P
             )
     modalities = BRATS if {*first.modalities} == {*BRATS.names} else first.modality_set
     regions = tuple(region for region in REGIONS if region.name in first.regions)
-    return Plan(folder, _identify(bundles), modalities, regions, scheme)
+    return Plan(folder, _identify(bundles), modalities, regions, scheme, arithmetic)
 
 
 def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:

@@ -56,8 +56,8 @@ class Measurement:
     Attributes
     ----------
     key
-        What the figures depend on: hashes of case and model, label scheme, code version. A measurement whose key
-        is not the wanted one is taken again.
+        What the figures depend on: hashes of case and model, label scheme, arithmetic, code version. A measurement
+        whose key is not the wanted one is taken again.
     device
         Where the model ran.
     overlaps

@@ -64,6 +64,7 @@ def load_results(folder: Path) -> Results:
             "modalities": "+".join(modalities),
             "code_version": record["made_by"]["napari-m3ae"],
         }
+        shared |= {"arithmetic": record["arithmetic"]} if "arithmetic" in record else {}  # of 0.1: not known
         cases = [{"case": c["name"], "case_sha256": c["sha256"], **shared} for c in record["cases"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Literal, get_args
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
 from m3ae_core.errors import ConfigError, InputError
+
+#: In what the network computes; auto: in what the device computes fastest.
+Arithmetic = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -29,8 +33,19 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def precision(device: torch.device) -> torch.dtype:
-    """Return the arithmetic of the network: bfloat16 where the device computes it natively, on other GPUs float16."""
+def precision(device: torch.device, arithmetic: Arithmetic = "auto") -> torch.dtype:
+    """Return the type of the network's numbers; auto: bfloat16 if native to the device, on other GPUs float16.
+
+    Raises
+    ------
+    ConfigError
+        If the arithmetic is none of these (``arithmetic``).
+    """
+    if arithmetic not in get_args(Arithmetic):
+        choices = ", ".join(get_args(Arithmetic))
+        raise ConfigError(f"Unknown arithmetic {arithmetic!r}.", f"Choose from {choices}.", code="arithmetic")
+    if arithmetic != "auto":
+        return torch.float32 if arithmetic == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32

@@ -24,6 +24,7 @@ from m3ae_core.errors import BundleError, OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import ensure_writable, write_json
 from m3ae_core.inference.device import (
+    Arithmetic,
     choose_device,
     fast,
     is_out_of_memory,
@@ -92,16 +93,16 @@ class Predictor:
         another answer, and a warning.
     compiled
         Compile the backbone with torch.compile; worth it for many cases on a GPU.
-    exact
-        Compute in float32 even where the device computes faster in another
-        :func:`~m3ae_core.inference.device.precision`.
+    arithmetic
+        ``float32``, ``bfloat16``, or ``auto``: what the device computes fastest
+        (:func:`~m3ae_core.inference.device.precision`).
 
     Raises
     ------
     BundleError
         If the bundle holds no segmenter, or its card a damaged calibration.
     ConfigError
-        If the device is not there, or the window cannot be.
+        If the device is not there, or the window or the arithmetic cannot be.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Predictor:
         *,
         window: Window | None = None,
         compiled: bool = False,
-        exact: bool = False,
+        arithmetic: Arithmetic = "auto",
     ) -> None:
         if bundle.segmenter is None:
             raise BundleError(
@@ -127,7 +128,7 @@ class Predictor:
         if compiled:
             self.segmenter.backbone.compile()
         self.substitute = SubstituteImage.fixed(bundle.substitute)
-        self.exact = exact
+        self.arithmetic = arithmetic
         self._use(choose_device(device))
 
     def predict(
@@ -239,7 +240,7 @@ class Predictor:
 
     def _use(self, device: torch.device) -> None:
         self.device = device
-        self.precision = torch.float32 if self.exact else precision(device)
+        self.precision = precision(device, self.arithmetic)
         self.segmenter.to(device)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m3ae_core.model.pointwise import PointwiseConv3d
 from m3ae_core.model.unet import Features
 
 
@@ -19,11 +20,11 @@ class ScaledLogits(NamedTuple):
     quarter: Tensor
 
 
-class ReconstructionHead(nn.Conv3d):
+class ReconstructionHead(PointwiseConv3d):
     """Linear regression of the N modalities from the full-resolution features (stage 1)."""
 
     def __init__(self, widths: Sequence[int], modalities: int) -> None:
-        super().__init__(widths[0], modalities, 1)
+        super().__init__(widths[0], modalities)
 
 
 class SegmentationHeads(nn.Module):
@@ -31,9 +32,9 @@ class SegmentationHeads(nn.Module):
 
     def __init__(self, widths: Sequence[int], regions: int) -> None:
         super().__init__()
-        self.at_full = nn.Conv3d(widths[0], regions, 1)
-        self.at_half = nn.Conv3d(widths[1], regions, 1)
-        self.at_quarter = nn.Conv3d(widths[2], regions, 1)
+        self.at_full = PointwiseConv3d(widths[0], regions)
+        self.at_half = PointwiseConv3d(widths[1], regions)
+        self.at_quarter = PointwiseConv3d(widths[2], regions)
 
     def forward(self, features: Features) -> ScaledLogits:
         """Return logits of all three scales; only training needs the two coarse ones."""

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Planes of bfloat16 that are turned into float32 at once, which should stay in the cache.
+_PLANES = 4
+
 
 class GroupNorm(nn.GroupNorm):
     """``torch.nn.GroupNorm``, with its own arithmetic where torch's loses digits.
@@ -16,17 +19,21 @@ class GroupNorm(nn.GroupNorm):
     the weight's gradient by 3 at (2, 16, 128, 128, 128). Here every slice is summed by itself and the slices in
     float64 (errors 5e-6 and 2e-3), and the backward pass is two to four times as fast. Squares are summed by a matrix
     product, of which only the diagonal is wanted: twice as fast as a norm, and more exact.
+
+    In bfloat16, where no gradient is wanted, torch's sums depend on the number of threads as well, and so would the
+    mask: there, too, slices are summed here, in float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, C, D, H, W) normalised, in the memory format of `x`."""
         own = (
             x.device.type == "cpu"
-            and x.dtype == torch.float32
             and x.is_contiguous(memory_format=torch.channels_last_3d)
             and not x.is_contiguous()
         )
-        if not own:
+        if own and x.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+            return torch.cat([self._in_half(image) for image in torch.split(x, 1)])
+        if not own or x.dtype != torch.float32:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         y: Tensor = _ChannelsLast.apply(x, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-untyped-call]
         return y
@@ -36,6 +43,13 @@ class GroupNorm(nn.GroupNorm):
         mean, inverse = _mean_and_inverse(sums, voxels, self.num_groups, self.eps)
         scale = inverse * self.weight
         return scale.float(), (self.bias - mean * scale).float()
+
+    def _in_half(self, x: Tensor) -> Tensor:
+        """Normalise an image (1, C, D, H, W) of bfloat16; statistics and arithmetic are float32 and better."""
+        parts = torch.split(_slices(x)[0], _PLANES)
+        sums = torch.stack([moments(planes.float()) for planes in parts]).sum(0)
+        scale, shift = self.affine_map(sums, x[0, 0].numel())
+        return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, eps=0)
 
 
 def moments(slices: Tensor) -> Tensor:

@@ -100,9 +100,11 @@ def _convolved(x: Tensor, norm: tuple[Tensor, Tensor], conv: nn.Conv3d) -> Itera
 
 def _at_points(weight: Tensor) -> Tensor:
     """Return a filter (O, C, 3, 3, 3) at the six points, as filters (6, O, C, 3, 3) of planes, channels last."""
-    taps = weight.permute(0, 2, 3, 4, 1)
-    values = torch.einsum("kd,odx->kox", _AT_POINTS, taps.flatten(2))
-    return values.view(6, len(taps), *taps.shape[2:]).movedim(-1, 2)
+    first, second, third = weight.permute(2, 0, 3, 4, 1)
+    of_first, of_second, of_third = _AT_POINTS[:, :, None, None, None, None].unbind(1)
+    # A matrix product would round by threads.
+    values: Tensor = of_first * first + of_second * second + of_third * third
+    return values.movedim(-1, 2)
 
 
 def _convolve(padded: Tensor, filters: Tensor, bias: Tensor | None, out: Tensor) -> None:

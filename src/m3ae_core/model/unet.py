@@ -13,6 +13,7 @@ from m3ae_core.config import NetworkConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.model import slabs
 from m3ae_core.model.norm import GroupNorm
+from m3ae_core.model.pointwise import PointwiseConv3d
 
 #: Input sides must be multiples of this: the encoder halves the resolution three times.
 STRIDE = 8
@@ -102,7 +103,7 @@ class ResidualUNet(nn.Module):
             for level, (a, b) in enumerate(zip([in_channels, *widths[:3]], widths, strict=True))
         )
         self.encoder = nn.ModuleList(blocks(w, n) for w, n in zip(widths, self.BLOCKS, strict=True))
-        self.reduce = nn.ModuleList(nn.Conv3d(widths[i + 1], widths[i], 1) for i in (2, 1, 0))
+        self.reduce = nn.ModuleList(PointwiseConv3d(widths[i + 1], widths[i]) for i in (2, 1, 0))
         self.decoder = nn.ModuleList(blocks(widths[i], 1) for i in (2, 1, 0))
         self.to(memory_format=self.LAYOUT)  # type: ignore[call-overload]
 

@@ -37,6 +37,7 @@ def provenance(results: Results) -> tuple[tuple[str, str], ...]:
         ("Cases", f"{len(record['cases'])}, list SHA-256 {record['case_list_sha256']}"),
         ("Label scheme", record["scheme"]),
         ("Conventions", ", ".join(record["conventions"])),
+        ("Arithmetic", record.get("arithmetic", "not recorded")),
         ("Device", ", ".join(record["devices"])),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
         ("Notice", record["notice"]),
