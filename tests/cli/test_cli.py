@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -353,3 +354,18 @@ def test_warnings_of_a_folder_of_cases_are_printed(capsys):
     printed = "".join(capsys.readouterr())
     assert "warning: T1: odd." in printed
     assert "warning: T1: very odd." in printed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@pytest.mark.parametrize("sink", ["closed pipe", "/dev/full"])
+def test_output_that_nobody_takes_ends_quietly(sink):
+    program = [sys.executable, "-m", "m3ae_core.cli", "info"]
+    if sink == "/dev/full":
+        with Path(sink).open("wb") as stream:
+            done = subprocess.run(program, stdout=stream, stderr=subprocess.PIPE, check=False)
+        code, said = done.returncode, done.stderr
+    else:
+        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            child.stdout.close()
+            said, code = child.stderr.read(), child.wait()
+    assert (code, said) == (1, b"")

@@ -283,3 +283,22 @@ def test_the_gradient_scaler_is_part_of_the_state(tmp_path: Path) -> None:
         list(run(tmp_path / name, fabric=fabric()))
     assert state(tmp_path / "whole") == state(tmp_path / "stopped")
     assert state(tmp_path / "whole")["scale"] == 64  # 8 steps: doubled after 3 and 6
+
+
+def test_a_loss_that_is_lost_stops_the_run_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    class Lost(Line):
+        """Diverges in its third epoch."""
+
+        steps = 0
+
+        def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
+            self.steps += 1
+            terms = super().forward(batch)
+            return terms if self.steps <= 5 else {**terms, "fit": terms["fit"] * float("nan")}
+
+    with pytest.raises(ConfigError, match=r"step 6 \(fit\).*\n?.*after epoch 2") as caught:
+        list(run(tmp_path, Lost()))
+    assert caught.value.code == "nonfinite-loss"
+    state = load_pickle(tmp_path / CHECKPOINT)
+    assert state["epoch"] == 2
+    assert torch.isfinite(state["task"]["weight"]).all()

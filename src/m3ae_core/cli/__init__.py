@@ -5,6 +5,8 @@ Heavy imports happen inside the commands, so that ``m3ae --help`` answers at onc
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,18 +22,32 @@ DESCRIPTION = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 2 with one message on standard error after a user's mistake."""
+    """Run a command; return the exit code: 0, or 2 with one message on standard error after a user's mistake.
+
+    Where nobody takes what is printed any more (``m3ae info | head``), it ends quietly, with 1.
+    """
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands.COMMANDS, prog="m3ae", description=DESCRIPTION, args=arguments, use_underscores=False
         )
+        sys.stdout.flush()
     except M3AEError as error:
         print(f"m3ae: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("m3ae: stopped", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        return _unheard()
     return 0
+
+
+def _unheard() -> int:
+    """Keep the interpreter from complaining at its end that standard output cannot be written to; return 1."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

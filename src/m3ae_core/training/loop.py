@@ -128,7 +128,8 @@ def train(
     Raises
     ------
     ConfigError
-        If the batch cannot be divided among processes and accumulated parts, or there are too few cases for one.
+        If the batch cannot be divided among processes and accumulated parts, there are too few cases for one, or the
+        loss stops being finite (``nonfinite-loss``); the last checkpoint stays.
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
@@ -145,7 +146,9 @@ def train(
         started, steps = time.monotonic(), list[dict[str, float]]()
         for _ in range(per_epoch):
             steps.append(run.step(next(loader)))
-            yield StepDone(epoch * per_epoch + len(steps), stage.epochs * per_epoch, steps[-1])
+            step = epoch * per_epoch + len(steps)
+            _require_finite(steps[-1], step, run.epoch)
+            yield StepDone(step, stage.epochs * per_epoch, steps[-1])
         run.epoch = epoch + 1
         means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
         yield EpochDone(run.epoch, stage.epochs, means, time.monotonic() - started)
@@ -162,6 +165,16 @@ def train(
 def cosine(epoch: int, epochs: int) -> float:
     """Factor of the learning rate in an epoch: cosine decay to zero, stepped per epoch ("Implementation")."""
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def _require_finite(terms: dict[str, float], step: int, epoch: int) -> None:
+    """Stop a run whose loss is lost, before it is saved over a good checkpoint."""
+    if lost := [name for name, value in terms.items() if not math.isfinite(value)]:
+        raise ConfigError(
+            f"The loss is not finite any more at step {step} ({', '.join(lost)}); the run stops.",
+            f"Lower the learning rate or compute in float32; the same command goes on after epoch {epoch}.",
+            code="nonfinite-loss",
+        )
 
 
 def _batches(cases: int, stage: StageConfig, fabric: Fabric, accumulate: int) -> list[list[int]]:
