@@ -196,6 +196,11 @@ def _cell(value: object) -> object:
     return printable(f"'{value}" if value.startswith(_FORMULA) else value)
 
 
+def plain_text(cell: str) -> str:
+    """Return a text as it was before :func:`csv_text` wrote it."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def _failed(path: Path, error: OSError | RuntimeError) -> OutputError:
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]  # torch adds a stack of calls
     return OutputError(

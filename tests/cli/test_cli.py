@@ -12,7 +12,7 @@ import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
-from m3ae_core.cli.progress import follow_cohort
+from m3ae_core.cli.progress import follow
 from m3ae_core.cli.training import _cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
@@ -350,7 +350,7 @@ def test_another_window(place, capsys, window, code):
 
 def test_warnings_of_a_folder_of_cases_are_printed(capsys):
     event = CaseSegmented("p1", 1, 1, "T1", False, ("T1: odd.", "T1: very odd."))
-    assert follow_cohort([event]) == [event]
+    assert follow([event]) == event
     printed = "".join(capsys.readouterr())
     assert "warning: T1: odd." in printed
     assert "warning: T1: very odd." in printed
@@ -369,3 +369,22 @@ def test_output_that_nobody_takes_ends_quietly(sink):
             child.stdout.close()
             said, code = child.stderr.read(), child.wait()
     assert (code, said) == (1, b"")
+
+
+def test_several_processes_end_as_one(place, capsys):
+    """The same files, summary and exit code, with a bad case among them."""
+    for seed in (2, 3):
+        write_phantom(place / "cases", f"q{seed}", seed=seed)
+    next((place / "cases" / "q2").glob("*t2w*")).write_bytes(b"")
+    said = []
+    for name, options in (("one", ()), ("several", ("--devices", 3))):
+        line = ("predict", place / "cases", "--bundle", place / "model", "--output", place / name)
+        assert run(*line, *options, "--arithmetic", "float32") == 2
+        said.append(capsys.readouterr().err.splitlines()[-3:])
+    one, several = ({path.name: path for path in (place / name).iterdir()} for name in ("one", "several"))
+    assert one.keys() == several.keys()
+    for name, path in one.items():
+        if name.endswith((".nii.gz", ".csv")):
+            assert path.read_bytes() == several[name].read_bytes()
+    assert "q2: " in "".join(said[0])
+    assert said[0][-2:] == said[1][-2:]

@@ -27,7 +27,7 @@ RECORDS = (
 
 
 def test_the_table_has_a_row_for_every_folder(tmp_path: Path) -> None:
-    path = write_summary(tmp_path, RECORDS)
+    path = write_summary(tmp_path / "summary.csv", RECORDS)
     assert path == tmp_path / "summary.csv"
     with path.open(encoding="utf-8", newline="") as stream:
         assert list(csv.reader(stream)) == [
@@ -57,12 +57,14 @@ def test_every_state_is_counted(state: str) -> None:
 
 def test_nothing_at_all(tmp_path: Path) -> None:
     assert closing_lines([]) == ["0 folders: nothing to do"]
-    assert write_summary(tmp_path, []).read_text() == "case,state,subset,warnings,message\n"
+    assert write_summary(tmp_path / "summary.csv", []).read_text() == "case,state,subset,warnings,message\n"
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     record = Record("caf\udce9", "refused", message="No.")
-    assert write_summary(tmp_path, [record]).read_text().endswith("caf\\udce9,refused,,,No.\n")
+    assert (
+        write_summary(tmp_path / "summary.csv", [record]).read_text().endswith("caf\\udce9,refused,,,No.\n")
+    )
     assert closing_lines([record])[1] == "refused: caf\\udce9"
 
 

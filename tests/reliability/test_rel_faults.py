@@ -225,7 +225,7 @@ def split(folder: Path) -> Write:
 
 
 def summary(folder: Path) -> Write:
-    return lambda version: write_summary(folder, [Record(f"case-{version}", "done")])
+    return lambda version: write_summary(folder / "summary.csv", [Record(f"case-{version}", "done")])
 
 
 def manifest(folder: Path) -> Write:

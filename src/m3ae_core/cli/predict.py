@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,12 +11,15 @@ from tyro.conf import Positional, arg
 
 from m3ae_core.cli.arguments import Arithmetic, Device, OptionalFile, OptionalFolder, OptionalPath, Scheme
 from m3ae_core.cli.printed import print_expected, print_reliability
-from m3ae_core.cli.progress import follow, follow_cohort
+from m3ae_core.cli.progress import follow
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder, refuse_overwriting
 
 if TYPE_CHECKING:
+    from m3ae_core.events import CaseFailed, CaseSegmented
     from m3ae_core.inference.predictor import Predictor
+    from m3ae_core.inference.shards import Shard
+    from m3ae_core.inference.summary import Record
 
 Windows = Annotated[Literal["brain", "template"] | int | None, arg(metavar="brain|template|SIDE")]
 
@@ -40,7 +44,7 @@ def predict(
     same_patient: bool = False,
     compiled: bool = False,
     devices: int = 1,
-    nodes: int = 1,
+    shard: str = "1/1",
     readers: int = 1,
 ) -> None:
     """Segment one case, or every case of a folder, with whichever sequences there are.
@@ -71,8 +75,9 @@ def predict(
         same_patient: The images of each case are of one patient, though names, folders or outlines of the brain speak
             against it; the sidecar records that you said so.
         compiled: Compile the network first; worth it for many cases on a GPU.
-        devices: Devices on each machine that share a folder of cases, one process each.
-        nodes: Machines that share it; start the command on each with torchrun or SLURM.
+        devices: Processes that share a folder of cases, with a device each; one that dies takes no other with it.
+        shard: The share I/N of a folder of cases, for a cluster; auto: this task's of a SLURM job array. Each writes a
+            summary of its own.
         readers: Cases of a folder that are read ahead.
     """
     named = {"FLAIR": flair, "T1": t1, "T1c": t1c, "T2": t2}
@@ -91,14 +96,34 @@ def predict(
                 ensure_writable(make_folder(folder) / "any")
     else:
         _check_output(output, overwrite, given.values(), uncertainty)
-    from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
+    from m3ae_core.inference.shards import parse_shard
+
+    share = parse_shard(shard)
+    if case is not None and many and devices > 1:
+        options = {
+            "output": output,
+            "uncertainty": uncertainty,
+            "bundle": bundle,
+            "device": device,
+            "scheme": scheme,
+            "overwrite": overwrite,
+            "discard_edits": discard_edits,
+            "window": window,
+            "check": check,
+            "same_patient": same_patient,
+            "compiled": compiled,
+            "arithmetic": arithmetic,
+            "readers": readers,
+        }
+        _predict_in_shares(case, output, bundle or builtin_bundle(), devices, options)
+        return
+    from m3ae_core.bundle import load_bundle
     from m3ae_core.inference.predictor import Predictor
 
-    own_device, part = _share(device, devices, nodes)
     sides = (window, window, window) if isinstance(window, int) else window
     model = load_bundle(bundle or builtin_bundle())
-    predictor = Predictor(model, own_device, window=sides, compiled=compiled, arithmetic=arithmetic)
+    predictor = Predictor(model, device, window=sides, compiled=compiled, arithmetic=arithmetic)
     if case is not None and many:
         _predict_cohort(
             predictor,
@@ -111,7 +136,7 @@ def predict(
             check == "yes",
             same_patient,
             readers,
-            part,
+            share,
         )
     else:
         _predict_case(
@@ -186,13 +211,11 @@ def _predict_cohort(
     check: bool,
     same_patient: bool,
     readers: int,
-    part: slice,
+    share: Shard,
 ) -> None:
     from m3ae_core.data.case import scan_cases
-    from m3ae_core.events import CaseFailed
     from m3ae_core.inference.cohort import Cohort
-    from m3ae_core.inference.provenance import NOTICE
-    from m3ae_core.inference.summary import closing_lines, empty_folders, record_of, write_summary
+    from m3ae_core.inference.summary import empty_folders, record_of, write_summary
     from m3ae_core.regions import scheme_named
 
     cases, unusable = scan_cases(folder, predictor.config.modality_set)
@@ -209,34 +232,79 @@ def _predict_cohort(
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
-    events = follow_cohort(cohort.run(cases[part], {} if part.start else unusable))
-    used = {path.parent for files in cases for path in files.images.values()}
-    used |= {error.path for error in unusable.values() if error.path} | {output}
-    records = [record_of(event, cohort.path_of(event.case)) for event in events]
-    records += [] if part.start else empty_folders(folder, used)
+    records: list[Record] = []
+
+    def recorded() -> Iterator[CaseSegmented | CaseFailed]:
+        for event in cohort.run(cases[share.part], unusable if share.number == 1 else {}):
+            records.append(record_of(event, cohort.path_of(event.case)))
+            if share.count > 1:  # what is done is known if this process is killed
+                write_summary(output / share.summary, records)
+            yield event
+
+    follow(recorded())
+    if share.number == 1:
+        used = {path.parent for files in cases for path in files.images.values()}
+        used |= {error.path for error in unusable.values() if error.path} | {output}
+        records += empty_folders(folder, used)
+    _conclude(records, output / share.summary, folder)
+
+
+def _predict_in_shares(
+    folder: Path, output: Path, bundle: Path, devices: int, options: Mapping[str, object]
+) -> None:
+    """Segment a folder of cases in several processes, each as one with ``--shard`` would."""
+    from m3ae_core.card import read_card
+    from m3ae_core.config import ModelConfig
+    from m3ae_core.data.case import scan_cases
+    from m3ae_core.inference.shards import run_shards
+    from m3ae_core.inference.summary import Record
+
+    modalities = ModelConfig.model_validate(read_card(bundle)["model"]).modality_set
+    cases, unusable = scan_cases(folder, modalities)
+    names = [files.name for files in cases]
+    records: list[Record] = follow(run_shards(_command(folder, options), devices, output, names))
+    known = {record.case for record in records}
+    records += [
+        Record(name, "refused", message=str(error)) for name, error in unusable.items() if name not in known
+    ]
+    _conclude(records, output / "summary.csv", folder)
+
+
+def _command(folder: Path, options: Mapping[str, object]) -> list[str]:
+    """Return the command line that segments `folder` with these options."""
+    words = [sys.executable, "-m", "m3ae_core.cli", "predict", str(folder)]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
+def _conclude(records: list[Record], summary: Path, folder: Path) -> None:
+    """Write the summary, say what came of every folder, and fail if a case has no result.
+
+    Raises
+    ------
+    InputError
+        With code ``cases-failed``.
+    """
+    from m3ae_core.inference.provenance import NOTICE
+    from m3ae_core.inference.summary import FAILED, closing_lines, write_summary
+
     print(*closing_lines(records), sep="\n")
-    if part.step == 1:
-        print(f"summary {printable(write_summary(output, records))}")
+    print(f"summary {printable(write_summary(summary, records))}")
     print(NOTICE)
-    if failures := [event for event in events if isinstance(event, CaseFailed)]:
-        lines = "".join(f"\n  {printable(failure.case)}: {failure.error}" for failure in failures)
+    failed = [record for record in records if record.state in FAILED]
+    if failed:
+        lines = "".join(f"\n  {printable(record.case)}: {record.message}" for record in failed)
         raise InputError(
-            f"{len(failures)} of the cases could not be segmented:{lines}\n",
+            f"{len(failed)} of the cases could not be segmented:{lines}\n",
             "Repair them and run the same again; the others are done.",
             path=folder,
             code="cases-failed",
         )
-
-
-def _share(device: Device, devices: int, nodes: int) -> tuple[str, slice]:
-    """Return this process's device and its part of the cases; with several devices, start the other processes."""
-    if devices * nodes == 1:
-        return device, slice(0, None, 1)
-    from m3ae_core.hardware import Hardware
-    from m3ae_core.training.launch import launch
-
-    fabric = launch(Hardware(device=device, devices=devices, nodes=nodes))
-    return str(fabric.device), slice(fabric.global_rank, None, fabric.world_size)
 
 
 def _check_output(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from m3ae_core.errors import printable
@@ -29,19 +29,6 @@ def follow(events: Iterable[Any]) -> Any:
         for last in events:
             show(bar, last)
     return last
-
-
-def follow_cohort(events: Iterable[CaseSegmented | CaseFailed]) -> list[CaseSegmented | CaseFailed]:
-    """Consume the events of a cohort likewise; return them all."""
-    seen: list[CaseSegmented | CaseFailed] = []
-
-    def noted() -> Iterator[CaseSegmented | CaseFailed]:
-        for event in events:
-            seen.append(event)
-            yield event
-
-    follow(noted())
-    return seen
 
 
 def show(bar: Any, event: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -11,12 +13,14 @@ from pathlib import Path
 from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import printable
 from m3ae_core.events import CaseFailed, CaseSegmented
-from m3ae_core.files import csv_text, write_text
+from m3ae_core.files import csv_text, plain_text, write_text
 
-SUMMARY = "summary.csv"
+_BETWEEN = " | "  # two warnings in one cell
 #: What can come of a folder, in the order in which it is counted.
 STATES = ("done", "done before", "edited", "stale", "damaged", "refused", "asked", "empty")
 _GOOD = ("done", "done before")
+#: What a run must not end with.
+FAILED = ("stale", "damaged", "refused", "asked")
 #: The codes of errors that are another state than refused.
 _STATE_OF_CODE = {
     "edited": "edited",
@@ -90,8 +94,8 @@ def empty_folders(folder: Path, used: Collection[Path]) -> Iterator[Record]:
             yield Record(child.name, "empty", message="No image of a known sequence was found here.")
 
 
-def write_summary(folder: Path, records: Sequence[Record]) -> Path:
-    """Write ``summary.csv``, a row for each record in order of its case; return its path.
+def write_summary(path: Path, records: Sequence[Record]) -> Path:
+    """Write a summary, a row for each record in order of its case; return its path.
 
     Raises
     ------
@@ -99,10 +103,26 @@ def write_summary(folder: Path, records: Sequence[Record]) -> Path:
         If it cannot be written.
     """
     rows = [
-        (record.case, record.state, record.subset, " | ".join(record.warnings), record.message)
+        (record.case, record.state, record.subset, _BETWEEN.join(record.warnings), record.message)
         for record in sorted(records, key=lambda record: record.case)
     ]
-    return write_text(folder / SUMMARY, csv_text(_COLUMNS, rows))
+    return write_text(path, csv_text(_COLUMNS, rows))
+
+
+def read_summary(path: Path) -> list[Record]:
+    """Return the records of a file that :func:`write_summary` wrote."""
+    rows = csv.DictReader(io.StringIO(path.read_text("utf-8")))
+    plain = ({name: plain_text(cell) for name, cell in row.items()} for row in rows)
+    return [
+        Record(
+            row["case"],
+            row["state"],
+            row["subset"],
+            tuple(row["warnings"].split(_BETWEEN)) if row["warnings"] else (),
+            row["message"],
+        )
+        for row in plain
+    ]
 
 
 def closing_lines(records: Sequence[Record]) -> list[str]:
