@@ -206,3 +206,15 @@ def test_finite_in_half_precision(form: str, size: float) -> None:
     exact = finetuning_loss(ScaledLogits(*leaves), target, features, 0.1, form)
     for name, term in terms.items():
         assert term.item() == pytest.approx(exact[name].item(), rel=0.03)
+
+
+def test_weights_scale_the_labels_of_each_image() -> None:
+    logits, target = scaled(2), masks(2)
+    alone = [
+        segmentation_loss(type(logits)(*(scale[n : n + 1] for scale in logits)), target[n : n + 1]).item()
+        for n in (0, 1)
+    ]
+    weighted = segmentation_loss(logits, target, weights=[0.25, 1.0]).item()
+    assert weighted == pytest.approx((0.25 * alone[0] + alone[1]) / 2, rel=1e-5)
+    same = segmentation_loss(logits, target, weights=[1.0, 1.0]).item()
+    assert same == pytest.approx(segmentation_loss(logits, target).item(), rel=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,14 +62,31 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
 
-def segmentation_loss(logits: ScaledLogits, target: Tensor, form: str = "paper") -> Tensor:
-    """Eqn. 5: the sum over scales α = 1, 1/2, 1/4 of L between the upsampled prediction and the ground truth."""
+def segmentation_loss(
+    logits: ScaledLogits, target: Tensor, form: str = "paper", weights: Sequence[float] | None = None
+) -> Tensor:
+    """Eqn. 5: the sum over scales α = 1, 1/2, 1/4 of L between the upsampled prediction and the ground truth.
+
+    With `weights`, one an image of the batch, L is their weighted sum over the images divided by their number.
+    """
     loss = region_loss if form == "paper" else pooled_region_loss
-    return torch.stack([loss(scale, target) for scale in logits]).sum()
+    if weights is None:
+        return torch.stack([loss(scale, target) for scale in logits]).sum()
+    each = [
+        weight * loss(scale[n : n + 1], target[n : n + 1])
+        for scale in logits
+        for n, weight in enumerate(weights)
+    ]
+    return torch.stack(each).sum() / len(target)
 
 
 def finetuning_loss(
-    logits: ScaledLogits, target: Tensor, features: Tensor, weight: float, form: str = "paper"
+    logits: ScaledLogits,
+    target: Tensor,
+    features: Tensor,
+    weight: float,
+    form: str = "paper",
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     """Eqn. 4: λ L_con plus L_seg of both situations.
 
@@ -81,6 +100,8 @@ def finetuning_loss(
         λ.
     form
         ``paper`` sums L_seg over both situations; ``official`` pools them in one batch.
+    weights
+        How much the labels of each image count, both situations of a case alike; None: all the same.
 
     Returns
     -------
@@ -90,6 +111,6 @@ def finetuning_loss(
     # L averages over the batch axis, so the paper's sum over i = 0, 1 is twice the batch mean.
     situations = 2 if form == "paper" else 1
     return {
-        "segmentation": situations * segmentation_loss(logits, target, form),
+        "segmentation": situations * segmentation_loss(logits, target, form, weights),
         "consistency": weight * consistency_loss(f0, f1),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.schemes import schemes_of
+from m3ae_core.data.schemes import schemes_of, weights_of
 from m3ae_core.errors import ConfigError
 from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 
@@ -35,4 +35,25 @@ def test_the_last_rule_that_fits_holds() -> None:
 def test_what_cannot_be_told_is_refused(rules: list[str], code: str) -> None:
     with pytest.raises(ConfigError) as caught:
         schemes_of(CASES, rules)
+    assert caught.value.code == code
+
+
+def test_weights_are_those_of_the_last_rule_and_else_1() -> None:
+    found = weights_of(CASES, ["brats2021=0.5", "BraTS-GLI-*=0.2"])
+    assert found == {"BraTS2021_00002": 0.5, "BraTS-GLI-00012-000": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("africa=0", "weight"),
+        ("africa=1.5", "weight"),
+        ("africa=much", "weight"),
+        ("0.5", "weight"),
+        ("x=1", "no-such-case"),
+    ],
+)
+def test_what_is_no_weight_is_refused(rule: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        weights_of(CASES, [rule])
     assert caught.value.code == code

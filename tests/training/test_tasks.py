@@ -146,6 +146,14 @@ def test_what_does_not_exist_is_no_target(cases: list[CachedCase]) -> None:
 # --- stage 2 ---------------------------------------------------------------------------------------
 
 
+def test_labels_that_count_half_give_half_the_term(cases: list[CachedCase]) -> None:
+    task, batch = finetuning(cases)
+    half = [sample._replace(weight=0.5) for sample in batch]
+    whole, less = task(batch), task(half)
+    assert less["segmentation"].item() == pytest.approx(whole["segmentation"].item() / 2, rel=1e-5)
+    assert less["consistency"].item() == whole["consistency"].item()
+
+
 def test_the_substitute_is_frozen(cases: list[CachedCase]) -> None:
     task, batch = finetuning(cases)
     (group,) = task.parameter_groups()

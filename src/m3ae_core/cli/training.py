@@ -94,6 +94,7 @@ def finetune(
     validation: OptionalFolder = None,
     validation_split: OptionalPath = None,
     scheme: tuple[str, ...] = ("brats2023",),
+    weight: tuple[str, ...] = (),
     name_cases: bool = False,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
@@ -110,11 +111,12 @@ def finetune(
             split, or all of the folder of validation cases.
         scheme: Label scheme of the cases; PATTERN=SCHEME after it for those whose name or folder matches, as in
             brats2023 'BraTS2021_*=brats2021'.
+        weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.data.schemes import schemes_of
+    from m3ae_core.data.schemes import schemes_of, weights_of
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
@@ -123,7 +125,15 @@ def finetune(
     chosen = _cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
-    plan = stages.Plan(settings, chosen, output, schemes=schemes, hardware=hardware, name_cases=name_cases)
+    plan = stages.Plan(
+        settings,
+        chosen,
+        output,
+        schemes=schemes,
+        weights=weights_of(chosen, weight),
+        hardware=hardware,
+        name_cases=name_cases,
+    )
     if follow(stages.finetune(plan, pretrained, held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 

@@ -37,7 +37,8 @@ class CachedCase:
     """A training case on the template grid, in files that are mapped into memory.
 
     Holds paths, not arrays, so that worker processes receive no copies. `brain` is its brain's box; `exists` tells for
-    each modality whether it was acquired; `regions_file` is None where labels were not asked for.
+    each modality whether it was acquired; `regions_file` is None where labels were not asked for; `weight` is how much
+    they count.
     """
 
     name: str
@@ -45,6 +46,7 @@ class CachedCase:
     regions_file: Path | None
     brain: Box
     exists: tuple[bool, ...]
+    weight: float = 1.0
 
     @property
     def image(self) -> npt.NDArray[np.float32]:
@@ -138,12 +140,15 @@ class Crop(NamedTuple):
         Its first template voxel (d, h, w).
     exists
         (N,), which modalities were acquired.
+    weight
+        How much the labels count.
     """
 
     image: Tensor
     regions: Tensor
     start: Shape
     exists: npt.NDArray[np.bool_]
+    weight: float = 1.0
 
 
 class Samples(Dataset[Sample], Generic[Sample]):
@@ -181,7 +186,7 @@ class Samples(Dataset[Sample], Generic[Sample]):
         if rng.random() < self.stage.foreground:
             start = onto_foreground(rng, case.regions, start, self.stage.crop)
         image, regions = _cut(case, start, self.stage, rng)
-        return self.draw(Crop(image, regions, start, np.array(case.exists)), rng)
+        return self.draw(Crop(image, regions, start, np.array(case.exists), case.weight), rng)
 
 
 def _cut(

@@ -1,4 +1,4 @@
-"""Which label scheme each case of a cohort follows, where releases with different numbers stand side by side."""
+"""What is stated of the labels of some cases of a cohort: the scheme that they follow, and how much they count."""
 
 from __future__ import annotations
 
@@ -33,14 +33,7 @@ def schemes_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, La
     cases = tuple(cases)
     for rule in rules:
         pattern, _, scheme = rule.rpartition("=")
-        fitting = {case.name: scheme_named(scheme) for case in cases if not pattern or _fits(case, pattern)}
-        if pattern and not fitting:
-            raise ConfigError(
-                f"No case fits the pattern {pattern!r} of the label scheme {scheme}.",
-                "Correct the pattern; it is matched with the names of cases and of the folders above them.",
-                code="no-such-case",
-            )
-        found |= fitting
+        found |= dict.fromkeys(cases_matching(cases, pattern or "*", "label scheme"), scheme_named(scheme))
     if without := [case.name for case in cases if case.name not in found]:
         raise ConfigError(
             f"The label scheme of {', '.join(without)} is not stated.",
@@ -48,6 +41,49 @@ def schemes_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, La
             code="no-scheme",
         )
     return found
+
+
+def weights_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, float]:
+    """Return how much the labels of a case count, by its name; those that no rule fits count 1 and are left out.
+
+    Each of the `rules` is ``PATTERN=WEIGHT``, as in ``UPENN-*=0.3`` for labels that no expert drew.
+
+    Raises
+    ------
+    ConfigError
+        If a weight is not above 0 and at most 1 (``weight``), or a pattern fits no case (``no-such-case``).
+    """
+    found: dict[str, float] = {}
+    cases = tuple(cases)
+    for rule in rules:
+        pattern, _, text = rule.rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = 0
+        if not pattern or not 0 < weight <= 1:
+            fix = "Give PATTERN=WEIGHT with a weight above 0 and at most 1."
+            raise ConfigError(f"{rule!r} is no weight of labels.", fix, code="weight")
+        found |= dict.fromkeys(cases_matching(cases, pattern, "weight"), weight)
+    return found
+
+
+def cases_matching(cases: Iterable[CaseFiles], pattern: str, of_what: str) -> list[str]:
+    """Return the names of the cases that a shell pattern fits, by their name or a folder above their files.
+
+    Raises
+    ------
+    ConfigError
+        If it fits none (``no-such-case``).
+    """
+    fitting = [case.name for case in cases if _fits(case, pattern)]
+    if not fitting:
+        raise ConfigError(
+            f"No case fits the pattern {pattern!r} of a {of_what}.",
+            "Correct the pattern; it is matched with the names of cases and of the folders above them.",
+            code="no-such-case",
+        )
+    return fitting
 
 
 def _fits(case: CaseFiles, pattern: str) -> bool:

@@ -45,7 +45,11 @@ def keep_identity(
 
 
 def _keys(cases: Sequence[CachedCase]) -> dict[str, str]:
-    return {case.name: case.image_file.name.removesuffix("-image.npy") for case in cases}
+    def key(case: CachedCase) -> str:
+        content = case.image_file.name.removesuffix("-image.npy")
+        return content if case.weight == 1 else f"{content} × {case.weight:g}"
+
+    return {case.name: key(case) for case in cases}
 
 
 def _stored(path: Path) -> dict[str, Any]:

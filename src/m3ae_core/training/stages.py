@@ -12,7 +12,7 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 class Plan:
     """What both stages are told: the recipe, the cases, where results go, and what computes them.
 
-    `schemes` names the label scheme of single cases, by name; the others follow `scheme`. The cases
+    `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says
+    how much the labels of single cases count (1). The cases
     are named in the run folder, in its bundles only with `name_cases`.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     folder: Path
     scheme: LabelScheme = BRATS_2023
     schemes: Mapping[str, LabelScheme] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
     name_cases: bool = False
 
@@ -276,7 +278,8 @@ def cached_cases(
 
     def prepare_one(case: CaseFiles) -> CachedCase:
         scheme = plan.schemes.get(case.name, plan.scheme)
-        return cache_case(case, model, scheme, folder, labelled=labelled)
+        cached = cache_case(case, model, scheme, folder, labelled=labelled)
+        return replace(cached, weight=plan.weights.get(case.name, 1.0))
 
     if not fabric.is_global_zero:
         fabric.barrier()

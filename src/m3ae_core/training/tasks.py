@@ -48,6 +48,7 @@ class FinetuneSample(NamedTuple):
     dropped: Tensor
     augmentation: Augmentation
     scanner: Scanner | None
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class FinetuneDraw:
         augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
         scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
         pair = torch.from_numpy(dropped)
-        return FinetuneSample(crop.image, crop.regions, crop.start, pair, augmentation, scanner)
+        return FinetuneSample(crop.image, crop.regions, crop.start, pair, augmentation, scanner, crop.weight)
 
 
 class PretrainTask(Task):
@@ -190,6 +191,7 @@ class FinetuneTask(Task):
             compared,
             self.config.consistency_weight,
             self.config.segmentation_loss,
+            _weights(batch),
         )
 
     def _pair(self, sample: FinetuneSample) -> Tensor:
@@ -201,3 +203,9 @@ class FinetuneTask(Task):
         dropped = sample.dropped[:, :, None, None, None].to(content.device)
         pair = fill(image[None], content, dropped)
         return sample.augmentation.space(sample.augmentation.intensity(pair))
+
+
+def _weights(batch: Sequence[FinetuneSample]) -> list[float] | None:
+    """Return how much the labels of each image of both situations count; None where all count the same, 1."""
+    weights = [sample.weight for sample in batch]
+    return None if set(weights) == {1.0} else 2 * weights
