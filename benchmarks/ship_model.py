@@ -1,6 +1,6 @@
 """Turn a finished run into the built-in model: write its card from what was measured, put it into the package.
 
-    m3ae benchmark --cases VALIDATION_DIR --bundle RUN/bundle --output RESULTS
+    m3ae benchmark --cases VALIDATION_DIR --scheme brats2023 --bundle RUN/bundle --output RESULTS
     python benchmarks/ship_model.py --run RUN --pretrain-run RUN --results RESULTS
 
 The networks and the substitute are copied as training left them; only the card and the golden mask of the self-test are

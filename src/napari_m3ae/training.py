@@ -36,8 +36,9 @@ class Training:
         The name of a built-in recipe, or the path of a TOML file.
     cases, output
         The folder of cases, and the run folder.
-    pretrained, validation
-        For stage 2: the bundle that it starts from, and the folder of cases that it is validated on, if any.
+    pretrained, validation, scheme
+        For stage 2: the bundle that it starts from, the folder of cases that it is validated on, if any, and what the
+        numbers of the labels mean.
     """
 
     stage: Literal["pretrain", "finetune"]
@@ -46,6 +47,7 @@ class Training:
     output: Path
     pretrained: Path | None = None
     validation: Path | None = None
+    scheme: str = ""
 
     @property
     def arguments(self) -> list[str]:
@@ -54,7 +56,8 @@ class Training:
         if self.stage == "finetune":
             options |= {"pretrained": self.pretrained, "validation": self.validation}
         given = [(f"--{name}", str(path)) for name, path in options.items() if path is not None]
-        return [self.stage, self.recipe, *(word for pair in given for word in pair)]
+        labels = ["--scheme", self.scheme] if self.stage == "finetune" and self.scheme else []
+        return [self.stage, self.recipe, *(word for pair in given for word in pair), *labels]
 
     @property
     def command(self) -> str:
@@ -71,7 +74,7 @@ class Training:
             found = f"find_cases({str(self.validation)!r}, recipe.model.modality_set)"
             held_out = f"    validation = {found if self.validation is not None else '()'}\n"
             imported = "from m3ae_core.data.schemes import schemes_of\n"
-            schemes = ", schemes=schemes_of((*cases, *validation), ['brats2023'])"
+            schemes = f", schemes=schemes_of((*cases, *validation), [{self.scheme!r}])"
         return (
             "from pathlib import Path\n\n"
             "from m3ae_core.config import load_recipe\n"
@@ -127,6 +130,12 @@ def _check(training: Training) -> None:
             "Stage 2 starts from a pretrained model.",
             "Choose the folder `bundle` in the run folder of stage 1.",
             code="no-pretrained",
+        )
+    if not training.scheme:
+        raise ConfigError(
+            "What the numbers of the labels mean is not stated.",
+            "Choose the label scheme; the same numbers mean other tissues in other releases.",
+            code="no-scheme",
         )
     read_card(training.pretrained)
     if training.pretrained.is_relative_to(training.output):

@@ -167,7 +167,10 @@ def test_both_stages(place, capsys):
     recipe.write_text(recipe_toml(RECIPE))
     common = (recipe, "--cases", place / "cases", "--device", "cpu", "--workers", "0")
     assert run("pretrain", *common, "--output", place / "one") == 0
-    assert run("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two") == 0
+    second = ("finetune", *common, "--pretrained", place / "one" / "bundle", "--output", place / "two")
+    assert run(*second) == 2
+    assert "The label scheme of p1, p2 is not stated." in capsys.readouterr().err
+    assert run(*second, "--scheme", "brats2023") == 0
     assert run("info", place / "two" / "bundle") == 0
     assert "epoch 3/3" in capsys.readouterr().out
 
@@ -217,6 +220,7 @@ def test_the_built_in_model_has_a_card(capsys):
 
 def test_benchmark(place, capsys):
     arguments = ("benchmark", "--cases", place / "cases", "--bundle", place / "model", "--device", "cpu")
+    arguments += ("--scheme", "brats2023")
     assert run(*arguments, "--output", place / "out") == 0
     printed = capsys.readouterr().out
     assert "1/1  p1  random  mean Dice WT 0." in printed
@@ -232,7 +236,7 @@ def test_benchmark_without_a_reference(place, capsys):
     (place / "cases" / "p1" / "p1-seg.nii.gz").unlink()
     before = snapshot(place)
     arguments = ("--cases", place / "cases", "--bundle", place / "model", "--output", place / "out")
-    assert run("benchmark", *arguments, "--device", "cpu") == 2
+    assert run("benchmark", *arguments, "--device", "cpu", "--scheme", "brats2023") == 2
     assert "p1 has no label map" in capsys.readouterr().err
     assert snapshot(place) == before
 

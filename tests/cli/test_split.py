@@ -137,5 +137,5 @@ def test_finetune_hands_on_both_parts(cases: Path, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(stages, name, stage(name))
     common = ("paper", "--cases", cases, "--split", split, "--output", tmp_path / "run")
     assert run("pretrain", *common) == 0
-    assert run("finetune", *common, "--pretrained", tmp_path) == 0
+    assert run("finetune", *common, "--pretrained", tmp_path, "--scheme", "brats2023") == 0
     assert seen == {"pretrain": ["case-3", "case-1"], "finetune": ["case-3", "case-1", "case-2"]}

@@ -39,7 +39,7 @@ def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[stages.Plan]:
 
 
 def run(stage: str, folder: Path, *options: str) -> int:
-    own = ["--pretrained", str(folder)] if stage == "finetune" else []
+    own = ["--pretrained", str(folder), "--scheme", "brats2023"] if stage == "finetune" else []
     paths = ["--cases", str(folder / "cases"), "--output", str(folder / "run")]
     return main([stage, "paper", *paths, *own, *options])
 

@@ -165,7 +165,8 @@ def test_a_folder_in_use_is_refused(training, children):
         ({"recipe": "nonsense"}, "no-recipe"),
         ({"cases": Path("/nowhere")}, "missing"),
         ({"stage": "finetune"}, "no-pretrained"),
-        ({"stage": "finetune", "pretrained": Path("/nowhere")}, "no-bundle"),
+        ({"stage": "finetune", "pretrained": Path("/nowhere")}, "no-scheme"),
+        ({"stage": "finetune", "pretrained": Path("/nowhere"), "scheme": "msd"}, "no-bundle"),
         ({"output": Path("/proc/nowhere")}, "not-writable"),
     ],
 )
@@ -179,12 +180,21 @@ def test_the_second_stage_needs_a_folder_of_its_own(training, children):
     bundle = training.output / "bundle"
     bundle.mkdir(parents=True)
     write_json(bundle / "bundle.json", {"format": 1, "model": {}, "sha256": {}, "card": {}})
-    assert refused(Training("finetune", "demo-2mm", training.cases, training.output, bundle)) == "same-folder"
+    second = Training("finetune", "demo-2mm", training.cases, training.output, bundle, scheme="brats2023")
+    assert refused(second) == "same-folder"
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_command_and_program_do_the_same(stage, training, monkeypatch):
-    own = {} if stage == "pretrain" else {"pretrained": Path("/a 'b'/c"), "validation": training.cases}
+    own = (
+        {}
+        if stage == "pretrain"
+        else {
+            "pretrained": Path("/a 'b'/c"),
+            "validation": training.cases,
+            "scheme": "brats2021",
+        }
+    )
     told = Training(**{**vars(training), "stage": stage, **own})
     seen = []
     monkeypatch.setattr(stages, stage, lambda *given: seen.append(given) or [])
@@ -194,11 +204,10 @@ def test_command_and_program_do_the_same(stage, training, monkeypatch):
     exec(compile(ast.parse(told.python), "program", "exec"), {"__name__": "__main__"})
     assert seen[0][0].folder == told.output
     assert len(seen[0]) == (1 if stage == "pretrain" else 3)
-    if stage == "pretrain":
-        assert seen[0] == seen[1]
-    else:
-        assert seen[0] == seen[1]
+    assert seen[0] == seen[1]
+    if stage == "finetune":
         assert seen[0][1] == own["pretrained"]
+        assert {scheme.name for scheme in seen[0][0].schemes.values()} == {"brats2021"}
 
 
 def test_names_in_a_run_folder_are_the_cores():
@@ -313,13 +322,16 @@ def choose(part, training: Training) -> None:
     part.recipe.activated.emit(part.recipe.currentIndex())
     for name, chooser in part.folders.items():
         chooser.value = getattr(training, name)
+    part.scheme.setCurrentText(training.scheme)
 
 
 @pytest.mark.viewer
 def test_the_controls_describe_the_training(part, training, children, qtbot):
     from qtpy.QtGui import QGuiApplication
 
-    training = Training(**{**vars(training), "stage": "finetune", "pretrained": training.cases})
+    training = Training(
+        **{**vars(training), "stage": "finetune", "pretrained": training.cases, "scheme": "brats2021"}
+    )
     choose(part, training)
     part.command_button.click()
     assert QGuiApplication.clipboard().text() == training.command

@@ -16,9 +16,9 @@ def benchmark(
     *,
     cases: Path,
     output: Path,
+    scheme: KnownScheme,
     bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     split: OptionalPath = None,
-    scheme: KnownScheme = "brats2023",
     device: Device = "auto",
     arithmetic: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
@@ -30,9 +30,9 @@ def benchmark(
     Args:
         cases: Folder of cases or manifest of `m3ae scan`, each with all sequences and a label map.
         output: Folder for the results; made if needed.
+        scheme: Label scheme of the cases; the same numbers mean other tissues in other releases.
         bundle: Folders of the models, compared side by side; the built-in model if left out.
         split: Split folder (its test.txt), or a text file with one name a line; all cases if left out.
-        scheme: Label scheme of the cases.
         device: auto takes CUDA where there is any.
         arithmetic: Numbers the network computes in; float32 gives figures that hold on any machine.
     """

@@ -93,7 +93,7 @@ def finetune(
     split: OptionalPath = None,
     validation: OptionalFolder = None,
     validation_split: OptionalPath = None,
-    scheme: tuple[str, ...] = ("brats2023",),
+    scheme: tuple[str, ...] = (),
     weight: tuple[str, ...] = (),
     name_cases: bool = False,
     hardware: HardwareOptions = HARDWARE,
@@ -109,8 +109,8 @@ def finetune(
         validation: Folder of validation cases, if they are not in the folder of cases.
         validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
             split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases; PATTERN=SCHEME after it for those whose name or folder matches, as in
-            brats2023 'BraTS2021_*=brats2021'.
+        scheme: Label scheme of the cases, which must be stated; PATTERN=SCHEME after it for those whose name or folder
+            matches, as in brats2023 'BraTS2021_*=brats2021'.
         weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
         hardware: Where and how to compute.

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLa
 
 from m3ae_core.config import builtin_recipes
 from m3ae_core.errors import InputError, M3AEError, printable
+from m3ae_core.regions import SCHEMES
 from napari_m3ae.runs import Run
 from napari_m3ae.training import Training, start
 from napari_m3ae.widgets.evolution import Evolution
@@ -66,6 +67,9 @@ class TrainPart(QWidget):
         for chooser in self.folders.values():
             chooser.choose_btn.text = "…"
         self.titles = {name: QLabel(title) for name, (title, _) in FOLDERS.items()}
+        self.scheme, self.scheme_title = QComboBox(), QLabel("Labels")
+        self.scheme.addItems(["", *SCHEMES])
+        self.scheme.setToolTip("What the numbers of the labels mean: which release they are of.")
         self.start_button = button(
             "Start", "Train, or go on where the run in that folder stopped.", self.start
         )
@@ -154,7 +158,8 @@ class TrainPart(QWidget):
                 title, hint = FOLDERS[name]
                 raise InputError(f"'{title}' is empty.", hint, code="no-folder")
         folders = {name: path.expanduser().absolute() for name, path in given.items() if path is not None}
-        return Training(self.stage.currentData(), self.recipe.value, **folders)
+        scheme = self.scheme.currentText() if self.stage.currentData() == "finetune" else ""
+        return Training(self.stage.currentData(), self.recipe.value, **folders, scheme=scheme)
 
     def _asked_for(self) -> list[str]:
         """Names of the folders that the chosen stage needs or may have."""
@@ -175,12 +180,15 @@ class TrainPart(QWidget):
             asked = name in self._asked_for()
             self.titles[name].setVisible(asked)
             chooser.native.setVisible(asked)
+        for widget in (self.scheme_title, self.scheme):
+            widget.setVisible(self.stage.currentData() == "finetune")
 
     def _lay_out(self) -> None:
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
         rows: list[tuple[QLabel, QWidget]] = [(QLabel("Stage"), self.stage), (QLabel("Recipe"), self.recipe)]
         rows += [(self.titles[name], folder.native) for name, folder in self.folders.items()]
+        rows.append((self.scheme_title, self.scheme))
         for row, (title, chooser) in enumerate(rows):
             grid.addWidget(title, row, 0)
             grid.addWidget(chooser, row, 1)
