@@ -220,6 +220,9 @@ class SubstituteConfig(Frozen):
     `kind` is ``learned`` (by model inversion), or one that stays as it is: ``zero``, or the ``mean`` of the training
     images (Table 3, rows c and d). `regulariser` is the ``mean-square`` of its voxels, which pulls alike on every grid,
     or the ``norm`` of the released code. The start is weak: what a short training leaves of it is all that it shows.
+    `gradient_sd` is the standard deviation, in voxels, of the Gaussian that smooths the image's gradient before Adam
+    scales it (a Sobolev gradient: Neuberger 1985); 0, as in the paper, takes it as it is. On fine grids a voxel's own
+    gradient is nearly all noise, and Adam makes a random walk of it.
     """
 
     kind: Literal["learned", "zero", "mean"] = "learned"
@@ -227,6 +230,7 @@ class SubstituteConfig(Frozen):
     gamma: float = Field(0.005, ge=0)
     learning_rate: float = Field(0.005, gt=0)
     init_std: float = Field(0.01, ge=0)
+    gradient_sd: float = Field(0.0, ge=0)
 
 
 class AugmentConfig(Frozen):

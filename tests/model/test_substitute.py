@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from m3ae_core.config import SubstituteConfig
 from m3ae_core.model.substitute import SubstituteImage, fill
@@ -37,6 +38,29 @@ def test_it_starts_as_gaussian_noise() -> None:
 def test_the_seed_decides_it() -> None:
     torch.testing.assert_close(substitute().image, substitute().image)
     assert (substitute().image != SubstituteImage(2, SHAPE).image).any()
+
+
+# --- learning it -----------------------------------------------------------------------------------
+
+
+def test_a_smoothed_gradient_is_the_gaussian_of_the_plain_one() -> None:
+    weight = torch.randn(2, 12, 13, 14, generator=torch.Generator().manual_seed(1))
+    image = SubstituteImage(2, (12, 13, 14))
+    image.smooth_gradients(1.5)
+    (weight * image.image).sum().backward()
+    expected = gaussian_filter(weight.numpy(), (0, 1.5, 1.5, 1.5), mode="constant")
+    found = image.image.grad.numpy()
+    assert (
+        np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+    )  # MONAI's kernel is averaged over each voxel
+    assert found.std() == pytest.approx(expected.std(), rel=0.1)
+
+
+def test_without_smoothing_the_gradient_stays_as_it_is() -> None:
+    image = substitute()
+    image.smooth_gradients(0)
+    (3 * image.image).sum().backward()
+    assert (image.image.grad == 3).all()
 
 
 # --- crops -----------------------------------------------------------------------------------------

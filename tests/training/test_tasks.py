@@ -33,10 +33,13 @@ def cases(tmp_path: Path) -> list[CachedCase]:
 
 
 def pretraining(
-    cases: list[CachedCase], kind: str = "learned", **settings: Any
+    cases: list[CachedCase], kind: str = "learned", gradient_sd: float = 0, **settings: Any
 ) -> tuple[PretrainTask, list[Any]]:
     torch.manual_seed(0)
-    parts = {"masking": {"patch": 8, **settings}, "substitute": {"kind": kind, "learning_rate": 0.1}}
+    parts = {
+        "masking": {"patch": 8, **settings},
+        "substitute": {"kind": kind, "learning_rate": 0.1, "gradient_sd": gradient_sd},
+    }
     config = PretrainConfig(**CROP, **parts)
     image = torch.rand(4, 20, 20, 20)
     substitute = SubstituteImage(4, (20, 20, 20)) if kind == "learned" else SubstituteImage.fixed(image)
@@ -87,6 +90,18 @@ def test_the_substitute_learns_at_its_own_rate_without_decay(cases: list[CachedC
     assert set(terms) == {"reconstruction", "regulariser"}
     terms["reconstruction"].backward()
     assert task.substitute.image.grad.any()
+
+
+def test_the_gradient_of_the_substitute_is_smoothed_where_asked(cases: list[CachedCase]) -> None:
+    found = []
+    for sd in (0, 2):
+        task, batch = pretraining(cases, gradient_sd=sd)
+        task(batch)["reconstruction"].backward()
+        found.append(task.substitute.image.grad)
+    rough, smooth = (
+        (gradient.diff(dim=-1).abs().mean() / gradient.abs().mean()).item() for gradient in found
+    )
+    assert smooth < rough / 2
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean"])

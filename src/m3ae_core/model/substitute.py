@@ -40,6 +40,14 @@ class SubstituteImage(nn.Module):
         """Return a substitute that is not learned (any more): `image` (N, D, H, W), frozen."""
         return cls.of(image).requires_grad_(False)
 
+    def smooth_gradients(self, sd: float) -> None:
+        """Smooth every gradient of the image with a Gaussian of `sd` voxels from now on; 0 leaves them as they are."""
+        if sd > 0:
+            from monai.networks.layers import GaussianFilter
+
+            gaussian = GaussianFilter(3, sd)
+            self.image.register_hook(lambda gradient: gaussian(gradient[None])[0])
+
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.
 

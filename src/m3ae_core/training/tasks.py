@@ -21,6 +21,7 @@ from m3ae_core.data.scanner import Scanner
 from m3ae_core.events import Validated
 from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
+from m3ae_core.model.heads import ScaledLogits
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.training.loop import Task
@@ -88,6 +89,8 @@ class PretrainTask(Task):
         self.config = config
         self.autoencoder = MaskedAutoencoder(model)
         self.substitute = substitute
+        if self.learns_substitute:
+            substitute.smooth_gradients(config.substitute.gradient_sd)
 
     @property
     def learns_substitute(self) -> bool:
@@ -112,7 +115,7 @@ class PretrainTask(Task):
         masked = torch.from_numpy(voxels).to(device, non_blocking=True)
         exists = torch.stack([sample.exists for sample in batch]).to(device)
         content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
-        reconstruction = self.autoencoder(fill(x, content, masked))
+        reconstruction = self.autoencoder(fill(x, content, masked)).float()
         terms = {"reconstruction": reconstruction_loss(x, reconstruction, exists)}
         if self.learns_substitute:
             config = self.config.substitute
@@ -184,11 +187,12 @@ class FinetuneTask(Task):
         x = torch.stack([pair[situation] for situation in (0, 1) for pair in pairs])
         target = torch.stack([sample.augmentation.space(sample.regions) for sample in batch]).to(x.device)
         logits, features = self.segmenter(x)
+        logits = ScaledLogits(*(scale.float() for scale in logits))  # mixed precision ends before the losses
         compared = features.bottleneck if self.config.consistency_at == "bottleneck" else logits.quarter
         return finetuning_loss(
             logits,
             target.repeat(2, 1, 1, 1, 1),
-            compared,
+            compared.float(),
             self.config.consistency_weight,
             self.config.segmentation_loss,
             _weights(batch),
