@@ -46,7 +46,7 @@ class SubstituteImage(nn.Module):
             from monai.networks.layers import GaussianFilter
 
             gaussian = GaussianFilter(3, sd)
-            self.image.register_hook(lambda gradient: gaussian(gradient[None])[0])
+            self.image.register_hook(lambda gradient: gaussian(gradient[None])[0])  # type: ignore[no-untyped-call]
 
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.
