@@ -295,7 +295,8 @@ class FinetuneConfig(StageConfig):
     draws the number of modalities dropped uniformly and then a subset of that size (``count``), or all subsets with
     equal probability (``uniform``). `pretrained` False starts from random weights (Table 3, row a);
     `consistency_weight` 0 is row (e). `ema` is the decay of an exponential moving average of the weights, which is
-    then validated and kept (0: none). `scanner` lets each case look as if another scanner had made it.
+    then validated and kept (0: none). `teacher` weighs a third term: that average's answer to all sequences that a case
+    has, as soft target of both situations. `scanner` lets each case look as if another scanner had made it.
     """
 
     epochs: int = Field(300, gt=0)
@@ -311,6 +312,7 @@ class FinetuneConfig(StageConfig):
     augment: AugmentConfig = AugmentConfig()
     scanner: ScannerConfig | None = None
     ema: float = Field(0.0, ge=0, lt=1)
+    teacher: float = Field(0.0, ge=0)
     validate_every: int = Field(20, gt=0, description="epochs between validations")
     validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
         ("FLAIR", "T1", "T1c", "T2"),
@@ -318,6 +320,12 @@ class FinetuneConfig(StageConfig):
         ("T1", "T2"),
         ("T2",),
     )
+
+    @model_validator(mode="after")
+    def _teachable(self) -> Self:
+        if self.teacher and not self.ema:
+            raise ValueError("teacher is the moving average of the weights: set ema as well")
+        return self
 
 
 class Recipe(Frozen):
