@@ -60,6 +60,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "teacher": ("a mean teacher that sees all sequences", {"finetune.teacher": 1.0}),
     "whole": ("the whole template in stage 2, no crops", {"finetune.crop": (40, 48, 40)}),
     "anywhere": ("crops anywhere, not onto the tumour", {"finetune.foreground": 0.0}),
+    "transplant": ("half of the samples with another case's lesion", {"finetune.transplant": 0.5}),
     "third": ("a third of the cohort's images taken away", {}),
 }
 COARSE = {

@@ -263,7 +263,8 @@ class StageConfig(Frozen):
     """What both training stages share. `epochs` counts passes over the training cases.
 
     `foreground` is the share of crops that are moved onto the tumour. `nnunet` adds nnU-Net's turns, zooms, noise,
-    blur, contrast, low resolution and gamma, to the case alone: the substitute keeps its place and look.
+    blur, contrast, low resolution and gamma, to the case alone: the substitute keeps its place and look. `transplant`
+    is the share of samples that get the lesion of another case (stage 2: without labels there is none to give).
     """
 
     crop: Sides = (128, 128, 128)
@@ -274,6 +275,7 @@ class StageConfig(Frozen):
     seed: int = 0
     foreground: Share = 0.0
     nnunet: bool = False
+    transplant: Share = 0.0
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
 
 
