@@ -37,5 +37,5 @@ def transplant(
     margin = int(rng.integers(MARGIN + 1))
     carved = np.asarray(binary_dilation(lesion, iterations=margin)) if margin else lesion
     carved = carved & image.any(axis=0) & other.any(axis=0)
-    acquired = image.any(axis=(1, 2, 3))[:, None, None, None]
+    acquired = image.any(axis=(1, 2, 3), keepdims=True)
     return np.where(carved & acquired, other, image), np.where(carved, theirs, regions)
