@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.config import parse_recipe
+from m3ae_core.config import ScannerConfig, parse_recipe
 from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
@@ -341,3 +341,24 @@ def test_stage_2_is_not_resumed_from_another_stage_1(second_stage, first_stage, 
     assert caught.value.code == "other-data"
     with pytest.raises(OutputError, match="other validation cases"):
         list(finetune(RECIPE, cases[:2], first_stage[0] / "bundle", second_stage[0]))
+
+
+def test_mixed_precision_differs_by_rounding_alone(cases, tmp_path):
+    """Both stages, with all that makes images: they are made in float32, and losses computed in it."""
+    recipe = RECIPE.model_copy(
+        update={
+            "pretrain": RECIPE.pretrain.model_copy(update={"epochs": 1}),
+            "finetune": RECIPE.finetune.model_copy(
+                update={"epochs": 1, "scanner": ScannerConfig(probability=1), "ema": 0.9, "teacher": 0.5}
+            ),
+        }
+    )
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        hardware, folder = Hardware(device="cpu", workers=0, precision=precision), tmp_path / precision
+        events = list(pretrain(recipe, cases, folder / "one", hardware))
+        events += finetune(recipe, cases, folder / "one/bundle", folder / "two", hardware=hardware)
+        losses.append([sum(event.terms.values()) for event in of(EpochDone, events)])
+    exact, mixed = losses
+    assert exact != mixed
+    assert mixed == pytest.approx(exact, rel=0.02)

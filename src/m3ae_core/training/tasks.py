@@ -195,7 +195,8 @@ class FinetuneTask(Task):
 
     def forward(self, batch: Sequence[FinetuneSample]) -> dict[str, Tensor]:
         """Return the terms of Eqn. 4; both situations of all samples go through the network as one batch."""
-        views = torch.stack([self._views(sample) for sample in batch], dim=1)
+        with torch.autocast(self.substitute.image.device.type, enabled=False):  # images are made in float32
+            views = torch.stack([self._views(sample) for sample in batch], dim=1)
         x = views[:2].flatten(0, 1)
         target = torch.stack([sample.augmentation.space(sample.regions) for sample in batch]).to(x.device)
         logits, features = self.segmenter(x)
