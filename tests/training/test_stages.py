@@ -279,6 +279,19 @@ def test_row_a_starts_from_random_weights(cases, first_stage, tmp_path, monkeypa
     assert same == [True, False]
 
 
+def test_a_bundle_that_segments_is_gone_on_from(cases, second_stage):
+    """The weights to start from are its segmenter's, heads and all, unless random ones are asked for."""
+    start = load_bundle(second_stage[0] / "bundle")
+    theirs = start.segmenter.state_dict()
+    found = stages.starting_segmenter(RECIPE, start).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
+    random = one_epoch(RECIPE, finetune={"pretrained": False})
+    assert not torch.equal(
+        stages.starting_segmenter(random, start).state_dict()["heads.at_full.weight"],
+        theirs["heads.at_full.weight"],
+    )
+
+
 def test_rows_c_and_d_replace_the_substitute(cases, tmp_path):
     """Zero, or the mean of the training images; bundles hold it unchanged, in half precision."""
     found, used = {}, [cases[0], cases[1]]

@@ -102,7 +102,7 @@ def finetune(
 
     Args:
         recipe: The recipe that stage 1 used.
-        pretrained: The bundle that stage 1 made.
+        pretrained: The bundle that stage 1 made, or one that segments already, to go on from; builtin is the built-in model.
         cases: Folder of cases, or a manifest of `m3ae scan`, with label maps.
         output: The run folder.
         split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
@@ -134,7 +134,7 @@ def finetune(
         hardware=hardware,
         name_cases=name_cases,
     )
-    if follow(stages.finetune(plan, pretrained, held_out)) is not None:
+    if follow(stages.finetune(plan, _bundle(pretrained), held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
 
@@ -148,6 +148,13 @@ def curves(run: Positional[Path], *, output: Path) -> None:
     from m3ae_core.report.curves import save_curves
 
     print(f"figure {printable(save_curves(run, output))}")
+
+
+def _bundle(path: Path) -> Path:
+    """Return a bundle's folder; ``builtin`` is the built-in model, unless a folder has that name."""
+    from m3ae_core.data.builtin import builtin_bundle
+
+    return builtin_bundle() if path == Path("builtin") and not path.exists() else path
 
 
 def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:

@@ -113,6 +113,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
 def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
     """Stage 2: start from the bundle `pretrained`, learn to segment; ends with ``bundle``, which holds both networks.
 
+    A bundle of stage 1 gives its autoencoder's weights, one that segments already gives its segmenter's.
     Training cases may lack modalities: situations are drawn among those that they have. With `validation` cases, which
     must be complete, the bundle of the best validation is kept as ``best``.
 
@@ -130,9 +131,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         if fabric.is_global_zero:
             keep_identity(plan.folder, cached, held_out, start.fingerprint)
         torch.manual_seed(config.seed)
-        segmenter = Segmenter(recipe.model)
-        if config.pretrained and start.autoencoder is not None:
-            segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
+        segmenter = starting_segmenter(recipe, start)
         checks = Validation(recipe.model, config, held_out, fabric)
         task = FinetuneTask(recipe.model, config, segmenter, SubstituteImage.fixed(start.substitute), checks)
         prepare(segmenter, plan.hardware)
@@ -160,6 +159,16 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
             yield Saved(str(keep(BUNDLE, {"epoch": config.epochs})), config.epochs)
+
+
+def starting_segmenter(recipe: Recipe, start: Bundle) -> Segmenter:
+    """Return the segmenter that stage 2 starts from: the bundle's own, its autoencoder's weights, or random ones."""
+    segmenter = Segmenter(recipe.model)
+    if recipe.finetune.pretrained and start.segmenter is not None:
+        segmenter.load_state_dict(start.segmenter.state_dict())
+    elif recipe.finetune.pretrained and start.autoencoder is not None:
+        segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
+    return segmenter
 
 
 def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
