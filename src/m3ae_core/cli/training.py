@@ -102,7 +102,7 @@ def finetune(
 
     Args:
         recipe: The recipe that stage 1 used.
-        pretrained: The bundle that stage 1 made, or one that segments already, to go on from; builtin is the shipped one.
+        pretrained: The bundle that stage 1 made, or one that segments already, to go on from; builtin is ours.
         cases: Folder of cases, or a manifest of `m3ae scan`, with label maps.
         output: The run folder.
         split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
