@@ -164,7 +164,7 @@ class Predictor:
             For several subsets of one case: made of the case with all of them, it keeps what they have in common.
         check
             Also look for images that were not prepared (:mod:`~m3ae_core.inference.unprepared`) and sequences that are
-            mixed up (:mod:`~m3ae_core.inference.mixup`), and warn. It may take longer than the segmentation.
+            mixed up (:mod:`~m3ae_core.inference.mixup`), and warn.
         same_patient
             The images are known to be of one patient, whatever :mod:`~m3ae_core.data.patients` finds.
 
