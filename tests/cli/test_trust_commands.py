@@ -118,3 +118,25 @@ def test_calibrate_needs_something_to_learn_from(place, capsys):
     assert "Give --cases, --mixup, or both" in capsys.readouterr().err
     assert run("calibrate", place / "model", "--mixup", place / "cases") == 2
     assert "there is only one" in capsys.readouterr().err
+
+
+def test_without_contrast_the_enhancing_tumour_is_not_assessable_unless_asked_for(tmp_path, capsys):
+    image = write_phantom(tmp_path, "p").images["T2"]
+    arguments = ("predict", "--t2", image, "--output", tmp_path / "o.nii.gz")  # with the built-in model
+    assert run(*arguments) == 0
+    said, record = capsys.readouterr().out, json.loads((tmp_path / "o.json").read_text())
+    assert "Enhancing tumour: not assessable. Without T1c" in said
+    assert "ET" not in next(line for line in said.splitlines() if line.startswith("expected Dice"))
+    assert record["not_assessable"]["label_values"] == [3]
+    assert set(record["expected_dice"]) == {"WT", "TC", "ET"}
+    more = record["one_more_sequence"]
+    assert (
+        f"one more sequence: with {more['sequence']} the median Dice of {more['cases']} calibration" in said
+    )
+    labels = read_volume(tmp_path / "o.nii.gz").data
+    assert run(*arguments, "--assess-et", "--overwrite") == 0
+    said, record = capsys.readouterr().out, json.loads((tmp_path / "o.json").read_text())
+    assert "not assessable" not in said
+    assert "ET" in next(line for line in said.splitlines() if line.startswith("expected Dice"))
+    assert record["not_assessable"] is None
+    np.testing.assert_array_equal(read_volume(tmp_path / "o.nii.gz").data, labels)
