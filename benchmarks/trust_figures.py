@@ -68,7 +68,7 @@ def _coverage(by_case: Sequence[Word], by_collection: Sequence[Word]) -> plt.Fig
     groups = [(origin, [w for w in by_collection if collection(w.case) == origin]) for origin in origins]
     _bars(right, groups, "this collection left out")
     left.set_ylabel("share of results within the 80 % range")
-    left.legend(loc="lower right")
+    left.legend(loc="upper right", ncols=3)
     return figure
 
 
@@ -78,18 +78,18 @@ def _bars(axis: plt.Axes, groups: Sequence[tuple[str, Sequence[Word]]], title: s
         axis.bar(np.arange(len(groups)) + 0.27 * (shift - 1), heights, 0.25, color=colour, label=region)
     axis.axhline(0.8, color="black", lw=1)
     axis.set_xticks(range(len(groups)), [name.replace("+", "\n") for name, _ in groups], fontsize=8)
-    axis.set(title=title, ylim=(0, 1))
+    axis.set(title=title, ylim=(0, 1.15))
 
 
 def _worst(said: Sequence[Word], folders: Mapping[Path, str], bundle: Path) -> plt.Figure:
     """The worst result of each of the five worst cases: reference, mask, and what a fit on the others said of it."""
     predictor = Predictor(load_bundle(bundle), "cpu", arithmetic="float32")
-    figure, axes = plt.subplots(2, WORST, figsize=(13, 6.2), layout="constrained")
+    figure, axes = plt.subplots(2, WORST, figsize=(13, 6.4), layout="constrained")
     for (case, subset), (above, below) in zip(_worst_results(said), axes.T, strict=True):
         _show(predictor, case, subset, folders, above, below)
         words = [word for word in said if (word.case, word.subset) == (case, subset)]
         above.set_title(f"{case}\nfrom {subset}", fontsize=8)
-        below.set_xlabel("\n".join(_told(word) for word in words), fontsize=8)
+        below.set_xlabel("\n".join(_told(word) for word in words), fontsize=9)
     axes[0][0].set_ylabel("reference")
     axes[1][0].set_ylabel("mask")
     return figure
@@ -105,8 +105,8 @@ def _worst_results(said: Sequence[Word]) -> list[tuple[str, str]]:
 
 
 def _told(word: Word) -> str:
-    inside = "" if word.covered else ", outside"
-    return f"{word.region}: Dice {word.truth:.2f}; said {grade(word.low)}, {word.low:.2f}-{word.high:.2f}{inside}"
+    mark = "" if word.covered else " ✗"
+    return f"{word.region} {word.truth:.2f}: {grade(word.low)}, {word.low:.2f}-{word.high:.2f}{mark}"
 
 
 def _show(
