@@ -57,6 +57,8 @@ class Options:
     same_patient
         The images of each case are of one patient, though names, folders or outlines of the brain speak against it;
         the sidecar records that you said so.
+    assess_et
+        Call the enhancing tumour assessable without T1c, too; the labels are the same.
     compiled
         Compile the network first; worth it for many cases on a GPU.
     readers
@@ -74,6 +76,7 @@ class Options:
     window: Windows = None
     check: Literal["auto", "yes", "no"] = "auto"
     same_patient: bool = False
+    assess_et: bool = False
     compiled: bool = False
     readers: int = 1
 
@@ -110,6 +113,7 @@ class Options:
             window=window,
             compiled=self.compiled,
             arithmetic=self.arithmetic,
+            assess_et=self.assess_et,
         )
 
 
