@@ -45,7 +45,7 @@ def pretrain(
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
-    chosen = _cases(cases, split, settings.model.modality_set)
+    chosen = chosen_cases(cases, split, settings.model.modality_set)
     plan = stages.Plan(settings, chosen, output, hardware=hardware, name_cases=name_cases)
     if follow(stages.pretrain(plan)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
@@ -79,7 +79,7 @@ def invert(
 
     settings = inversion_recipe(load_bundle(bundle), epochs, learning_rate)
     _tune_memory(settings.model, settings.pretrain, 1)
-    chosen = _cases(cases, split, settings.model.modality_set)
+    chosen = chosen_cases(cases, split, settings.model.modality_set)
     if follow(run(Plan(settings, chosen, output, hardware=hardware), bundle)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
@@ -122,7 +122,7 @@ def finetune(
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.finetune, 2)
     modalities = settings.model.modality_set
-    chosen = _cases(cases, split, modalities)
+    chosen = chosen_cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
     plan = stages.Plan(
@@ -164,9 +164,10 @@ def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
     keep_freed_memory(4 * floats)
 
 
-def _cases(
+def chosen_cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
 ) -> tuple[Any, ...]:
+    """Return the cases of a folder or manifest that the lists of a `split` name, all without one."""
     from m3ae_core.data.case import find_cases
     from m3ae_core.data.splits import read_part, select
 
@@ -180,4 +181,4 @@ def _validation_cases(
     """Return the cases of the folder and list that are `given`, else those of the split folder's val.txt, else none."""
     folder, names = given
     names = names or (split if folder is None and split and split.is_dir() else None)
-    return _cases(folder or cases, names, modalities, "val") if folder or names else ()
+    return chosen_cases(folder or cases, names, modalities, "val") if folder or names else ()

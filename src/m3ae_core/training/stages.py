@@ -175,7 +175,7 @@ def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> Substitu
     """Return the substitute that stage 1 starts from: noise to be learned from, or one that stays as it is."""
     config, shape = recipe.pretrain.substitute, recipe.model.grid.shape
     if config.kind == "learned":
-        return SubstituteImage(len(recipe.model.modalities), shape, config)
+        return SubstituteImage(len(recipe.model.modalities), shape, config.init_std)
     image = torch.zeros(len(recipe.model.modalities), *shape)
     if config.kind == "mean":
         counts = np.sum([case.exists for case in cases], axis=0).clip(1)
