@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
+from m3ae_core.data.affine import spacing_of, tells_nothing
 from m3ae_core.data.matching import sort_files
+from m3ae_core.data.orientation import SWAPPED, oriented, was_told
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.regions import ALL_COLOURS, SCHEMES, LabelScheme
@@ -249,6 +251,29 @@ def _shown(
     metadata = {KEY: {"affine": np.asarray(affine, float), "axes": axes, **noted}}
     keywords = {"name": name, "affine": shown, "axis_labels": AXES, "units": "mm", "metadata": metadata}
     return np.transpose(data, axes), keywords
+
+
+def sideless(layer: Layer) -> bool:
+    """Whether a layer was read from a file whose header tells no orientation."""
+    known = facts(layer)
+    return "affine" in known and (tells_nothing(np.asarray(known["affine"])) or swapped(layer))
+
+
+def swapped(layer: Layer) -> bool:
+    """Whether the user said that left and right are swapped in the file of a layer."""
+    return was_told(facts(layer).get("notes", ()))
+
+
+def swap_sides(layer: Layer, on: bool) -> None:
+    """Show a layer without an orientation with left and right swapped, or as stored; its voxels stay."""
+    known = facts(layer)
+    stored = np.transpose(layer.data, np.argsort(known["axes"]))
+    notes = tuple(note for note in known.get("notes", ()) if not was_told([note]))
+    affine = np.diag([*spacing_of(np.asarray(known["affine"])), 1.0])
+    volume = Volume(stored, affine, known.get("path"), notes)
+    volume = oriented(volume, SWAPPED) if on else volume
+    layer.metadata = {**layer.metadata, KEY: {**known, "affine": volume.affine, "notes": volume.notes}}
+    layer.affine = display_grid(volume.affine, volume.shape)[1]
 
 
 def _require_as_opened(layer: Layer) -> None:
