@@ -241,21 +241,38 @@ def _require_images(record: Record, session: Session) -> None:
     Raises
     ------
     InputError
-        If they are of others (``other-images``), or the images make no case.
+        If they are of others (``other-images``) or of these turned otherwise (``other-orientation``), or the images
+        make no case.
     """
     noted = record.content["provenance"].get("sequences_present")
     wanted = noted if isinstance(noted, dict) else {}
     present = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
     used = {name: layers.to_volume(present[name]) for name in wanted if name in present}
     if used and len(used) == len(wanted):
-        volumes = Case(record.case, BRATS, used).volumes
-        if {name: volume.sha256 for name, volume in volumes.items()} == wanted:
+        case = Case(record.case, BRATS, used)
+        same = {name: volume.sha256 for name, volume in case.volumes.items()} == wanted
+        if same and _lies_elsewhere(record, case):
+            raise InputError(
+                f"The edits of {record.case} were made with another orientation of these images.",
+                "Set the switch for left and right as it was.",
+                code="other-orientation",
+            )
+        if same:
             return
     raise InputError(
         f"The edits of {record.case} are not of the images that are open.",
         f"Open {record.case} first, with the images that were segmented ({', '.join(wanted) or 'not recorded'}).",
         code="other-images",
     )
+
+
+def _lies_elsewhere(record: Record, case: Case) -> bool:
+    """Whether the edits lie on another grid than the images; what is no affine is for the loading to tell."""
+    noted = record.content["affine"]
+    try:
+        return not np.allclose(np.array(noted, float).reshape(4, 4), case.affine, atol=1e-3)
+    except (ValueError, TypeError):
+        return False
 
 
 def _read(path: Path) -> Record | None:

@@ -311,6 +311,16 @@ def test_edits_never_land_on_other_images(session, folder, writer, predictor, fi
     assert autosave.found() == [record]
 
 
+def test_edits_of_images_turned_otherwise_are_not_restored(session, folder, writer, predictor, files, told):
+    crashed(session, folder, writer)
+    altered(folder, affine=(np.diag([-1.0, 1, 1, 1]) @ session.shown.prediction.affine).tolist())
+    fresh = open_session(predictor, files)
+    autosave = Autosave(fresh, folder)
+    assert not autosave.restore(autosave.found()[0])
+    assert "another orientation" in told[-1]
+    assert fresh.shown is None
+
+
 def test_sequences_that_were_not_used_do_not_matter(session, folder, writer, predictor, files):
     session.use("FLAIR", False)
     session.run()
