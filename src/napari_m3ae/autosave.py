@@ -24,11 +24,13 @@ import psutil  # type: ignore[import-untyped]
 from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
+from m3ae_core.data.case import Case
 from m3ae_core.data.volume import read_labels, write_labels
-from m3ae_core.errors import M3AEError
+from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
-from m3ae_core.modalities import Subset
+from m3ae_core.modalities import BRATS
 from m3ae_core.regions import scheme_named
+from napari_m3ae import layers
 from napari_m3ae.editing import put
 from napari_m3ae.session import Recovered
 
@@ -93,6 +95,11 @@ class Autosave:
         self._written: set[Path] = set()
         self._failed = self._closed = False
         _sweep(self.folder)
+        if damaged := self.damaged:
+            show_warning(
+                f"{printable(damaged[0])}: Edits that were kept here cannot be read any more ({len(damaged)} of them). "
+                "Remove the file."
+            )
         session.changed.connect(self._on_changed)
         # A lambda, because signals hold methods weakly: the copies must go even if the panel went first.
         session.closing.connect(lambda: self._remove_all())
@@ -117,6 +124,11 @@ class Autosave:
         self._failed = False
         return True
 
+    @property
+    def damaged(self) -> list[Path]:
+        """The records that cannot be read."""
+        return [path for path in sorted(self.folder.glob("*.json")) if _read(path) is None]
+
     def found(self) -> list[Record]:
         """Return what processes left that no longer run, the latest first."""
         records = [record for path in self.folder.glob("*.json") if (record := _read(path)) is not None]
@@ -126,15 +138,21 @@ class Autosave:
     def restore(self, record: Record) -> bool:
         """Put a result that was left behind on display, edits and all; say whether that was begun.
 
+        It must be of the images that are open, voxel by voxel: else the user is told, and nothing changes.
         This is a job of the session's. The copy on disk goes once the edits are kept in this session's name.
         """
         if all(record.path != other.path for other in self.found()):
             show_error(f"The edits of {record.case} were restored or discarded elsewhere.")
             return False
+        try:
+            _require_images(record, self.session)
+        except M3AEError as error:
+            show_error(str(error))
+            return False
 
         def show(left: tuple[Prediction, npt.NDArray[np.uint8]]) -> None:
             prediction, edited = left
-            self.session.show(prediction, Recovered(record.case, frozenset(record.content["sources"]), {}))
+            self.session.show(prediction, Recovered(record.case, record.content["sources"], {}))
             shown = self.session.shown
             if shown is not None:
                 put(shown.layer, edited)
@@ -217,32 +235,99 @@ def _describe(shown: Shown, owner: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _require_images(record: Record, session: Session) -> None:
+    """Refuse edits that are not of the images which are open, by the hashes of their voxels.
+
+    Raises
+    ------
+    InputError
+        If they are of others (``other-images``) or of these turned otherwise (``other-orientation``), or the images
+        make no case.
+    """
+    noted = record.content["provenance"].get("sequences_present")
+    wanted = noted if isinstance(noted, dict) else {}
+    present = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
+    used = {name: layers.to_volume(present[name]) for name in wanted if name in present}
+    if used and len(used) == len(wanted):
+        case = Case(record.case, BRATS, used)
+        same = {name: volume.sha256 for name, volume in case.volumes.items()} == wanted
+        if same and _lies_elsewhere(record, case):
+            raise InputError(
+                f"The edits of {record.case} were made with another orientation of these images.",
+                "Set the switch for left and right as it was.",
+                code="other-orientation",
+            )
+        if same:
+            return
+    raise InputError(
+        f"The edits of {record.case} are not of the images that are open.",
+        f"Open {record.case} first, with the images that were segmented ({', '.join(wanted) or 'not recorded'}).",
+        code="other-images",
+    )
+
+
+def _lies_elsewhere(record: Record, case: Case) -> bool:
+    """Whether the edits lie on another grid than the images; what is no affine is for the loading to tell."""
+    noted = record.content["affine"]
+    try:
+        return not np.allclose(np.array(noted, float).reshape(4, 4), case.affine, atol=1e-3)
+    except (ValueError, TypeError):
+        return False
+
+
 def _read(path: Path) -> Record | None:
     """Return the record in a file, or None if that is none."""
     try:
         content = json.loads(path.read_text("utf-8"))
-        owner = {key: content["owner"][key] for key in OWNER}
+        host, pid, started = (content["owner"][key] for key in OWNER)
+        owner = {"host": str(host), "pid": abs(int(pid)), "started": float(started)}
         when = datetime.fromisoformat(content["when"]).astimezone()
-        return Record(content["case"], when, path, {**{key: content[key] for key in CONTENT}, "owner": owner})
-    except (OSError, ValueError, LookupError, TypeError):
+        told = {key: content[key] for key in CONTENT}
+        if not isinstance(told["provenance"], dict):
+            return None
+        told |= {"owner": owner, "sources": frozenset(map(str, told["sources"]))}
+        return Record(str(content["case"]), when, path, told)
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]], None, None]:
-    """Read what was left behind: the prediction, and the labels (X, Y, Z) as edited. A job, because torch loads."""
+    """Read what was left behind: the prediction, and the labels (X, Y, Z) as edited. A job, because torch loads.
+
+    Raises
+    ------
+    InputError
+        If it is damaged (``autosave``, or the codes of reading labels).
+    """
+    made, edited = read_labels(_beside(record.path, MODEL)), read_labels(_beside(record.path, EDITED))
+    try:
+        prediction = _prediction(record.content, made.data)
+        whole = made.shape == edited.shape and np.allclose(made.affine, prediction.affine, atol=1e-3)
+    except (ValueError, LookupError, TypeError, AttributeError, M3AEError):
+        whole = False
+    if not whole:
+        raise InputError(
+            f"The kept edits of {record.case} are damaged.",
+            "Discard them.",
+            path=record.path,
+            code="autosave",
+        )
+    yield prediction, edited.data
+
+
+def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.uint8]) -> Prediction:
+    """Return the prediction that a record tells of, with the labels (X, Y, Z) that the model made."""
     from m3ae_core.inference.predictor import Prediction
 
-    content = record.content
-    prediction = Prediction(
-        labels=read_labels(_beside(record.path, MODEL)).data,
+    return Prediction(
+        labels=labels,
         probabilities={},
         affine=np.array(content["affine"], float),
         scheme=scheme_named(content["scheme"]),
-        subset=Subset(tuple(content["modalities"]), tuple(content["present"])),
-        warnings=tuple(content["warnings"]),
+        subset=BRATS.subset(map(str, content["present"])),
+        warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )
-    yield prediction, read_labels(_beside(record.path, EDITED)).data
 
 
 def _runs(owner: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -392,3 +393,48 @@ def test_several_processes_end_as_one(place, capsys):
             assert path.read_bytes() == several[name].read_bytes()
     assert "q2: " in "".join(said[0])
     assert said[0][-2:] == said[1][-2:]
+
+
+# --- files without an orientation -------------------------------------------------------------------
+
+
+def without_orientation(folder: Path) -> None:
+    """Leave nothing but voxel sizes in the headers of a folder."""
+    for path in folder.glob("*.nii.gz"):
+        image = nib.load(path)
+        bare = nib.Nifti1Image(np.asarray(image.dataobj), None)
+        bare.header.set_zooms(image.header.get_zooms())
+        nib.save(bare, path)
+
+
+def test_orientation_is_given_for_files_without_one(place, capsys):
+    without_orientation(place / "cases" / "p1")
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LPS")
+    assert run(*line, "--output", place / "labels.nii.gz") == 0
+    assert "".join(nib.aff2axcodes(read_labels(place / "labels.nii.gz").affine)) == "LPS"
+    warnings = json.loads((place / "labels.json").read_text())["warnings"]
+    assert any("the user gave LPS" in warning for warning in warnings)
+    assert not any("taken as" in warning for warning in warnings)
+
+
+def test_orientation_is_refused_for_files_that_tell_it(place, capsys):
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LPS")
+    assert run(*line, "--output", place / "labels.nii.gz") == 2
+    assert "The header tells the orientation" in capsys.readouterr().err
+    assert not (place / "labels.nii.gz").exists()
+
+
+def test_what_is_no_orientation_is_refused(place, capsys):
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LEFT")
+    assert run(*line, "--output", place / "labels.nii.gz") == 2
+    assert "'LEFT' is no orientation" in capsys.readouterr().err
+
+
+def test_result_of_another_orientation_is_stale(place, capsys):
+    without_orientation(place / "cases" / "p1")
+    line = ("predict", place / "cases", "--bundle", place / "model", "--output", place / "out")
+    assert run(*line) == 0
+    assert run(*line, "--orientation", "LPS") == 2
+    assert "it lies on another grid" in capsys.readouterr().err
+    assert run(*line, "--orientation", "LPS", "--overwrite") == 0
+    assert run(*line, "--orientation", "LPS") == 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from m3ae_core.inference.shards import Shard
     from m3ae_core.inference.summary import Record
 
+OptionalCodes = Annotated[str | None, arg(metavar="RAS|LPS|...", help_behavior_hint="")]
 Windows = Annotated[Literal["brain", "template"] | int | None, arg(metavar="brain|template|SIDE")]
 
 
@@ -59,6 +60,8 @@ class Options:
         the sidecar records that you said so.
     assess_et
         Call the enhancing tumour assessable without T1c, too; the labels are the same.
+    orientation
+        Where the stored axes of files run whose headers do not tell it, as RAS or LPS; files that tell it are refused.
     compiled
         Compile the network first; worth it for many cases on a GPU.
     readers
@@ -77,6 +80,7 @@ class Options:
     check: Literal["auto", "yes", "no"] = "auto"
     same_patient: bool = False
     assess_et: bool = False
+    orientation: OptionalCodes = None
     compiled: bool = False
     readers: int = 1
 
@@ -145,6 +149,7 @@ def predict(
         shard: The share I/N of a folder of cases, for a cluster; auto: this task's of a SLURM job array. Each writes a
             summary of its own.
     """
+    from m3ae_core.data.orientation import require_orientation
     from m3ae_core.inference.shards import parse_shard
 
     named = {"FLAIR": flair, "T1": t1, "T1c": t1c, "T2": t2}
@@ -155,6 +160,8 @@ def predict(
             "See m3ae predict --help.",
             code="arguments",
         )
+    if segmentation.orientation is not None:
+        require_orientation(segmentation.orientation)
     options, output, share = segmentation, segmentation.output, parse_shard(shard)
     is_file = output.name.endswith((".nii", ".nii.gz")) or (output.suffix and not output.is_dir())
     if case is None or is_file:
@@ -185,7 +192,7 @@ def _predict_case(case: Path | None, given: Mapping[str, Path], options: Options
     _check_output(options, files.images.values())
     if check:
         refuse_names_that_disagree(files.images, modalities)
-    content = read_case(files, modalities)
+    content = read_case(files, modalities, options.orientation)
     if not options.discard_edits:
         refuse_edited(options.output, content)
     scheme = scheme_named(options.scheme)
@@ -230,6 +237,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
         uncertainty=options.uncertainty,
         discard_edits=options.discard_edits,
         same_patient=options.same_patient,
+        orientation=options.orientation,
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")

@@ -58,6 +58,8 @@ class Cohort:
         The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
     same_patient
         The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
+    orientation
+        The orientation of images whose headers tell none; None if they are taken as stored.
     """
 
     predictor: Predictor
@@ -69,6 +71,7 @@ class Cohort:
     uncertainty: Path | None = None
     discard_edits: bool = False
     same_patient: bool = False
+    orientation: str | None = None
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
@@ -125,7 +128,7 @@ class Cohort:
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
-        case = read_case(files, self.predictor.config.modality_set)
+        case = read_case(files, self.predictor.config.modality_set, self.orientation)
         uncertainty = self.uncertainty_of(files.name)
         complete = uncertainty is None or uncertainty.exists()
         if (known := self._known(files, case)) is not None and (complete or known.edited):
