@@ -214,6 +214,16 @@ def test_times_do_not_matter(predictor, place):
     assert all(event.reused for event in run(Cohort(predictor, place / "out"), place))
 
 
+def test_a_result_from_the_future_is_ones_own(predictor, place):
+    """A clock that went wrong, or another computer's, decides nothing."""
+    run(Cohort(predictor, place / "out"), place)
+    for file in (place / "out").iterdir():
+        os.utime(file, (4e9, 4e9))
+    before = contents(place / "out")
+    assert all(event.reused for event in run(Cohort(predictor, place / "out"), place))
+    assert contents(place / "out") == before
+
+
 def test_a_damaged_result_is_done_over_and_kept_aside(predictor, place):
     run(Cohort(predictor, place / "out"), place)
     whole = labels_of(place).read_bytes()
