@@ -23,6 +23,7 @@ from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.cohort import Cohort, _read_ahead
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.regions import BRATS_2021, BRATS_2023
+from m3ae_core.seal import record_is_whole, sealed
 from tiny import random_bundle, write_cases
 
 
@@ -65,6 +66,8 @@ def test_every_case_is_segmented_as_if_alone(predictor, place, readers):
         np.testing.assert_array_equal(read_labels(path).data, alone.labels)
         record, expected = json.loads(sidecar_of(path).read_text()), json.loads(json.dumps(alone.provenance))
         assert record["labels"].pop("sha256") == read_labels(path).sha256
+        assert record_is_whole(json.loads(sidecar_of(path).read_text()))
+        del record["content_sha256"]
         assert {**record, "made_at": ""} == {**expected, "made_at": ""}
 
 
@@ -141,12 +144,12 @@ def images_exchanged_with_times_kept(place: Path) -> None:
 
 def of_another_model(place: Path) -> None:
     path, record = record_of(place)
-    path.write_text(json.dumps(record | {"model": record["model"] | {"fingerprint": "0" * 64}}))
+    path.write_text(json.dumps(sealed(record | {"model": record["model"] | {"fingerprint": "0" * 64}})))
 
 
 def of_version_0_1(place: Path) -> None:
     path, record = record_of(place)
-    del record["labels"]["sha256"], record["model"]["fingerprint"]
+    del record["labels"]["sha256"], record["model"]["fingerprint"], record["content_sha256"]
     path.write_text(json.dumps(record))
 
 

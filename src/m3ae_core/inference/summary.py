@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m3ae_core.data.sidecar import sidecar_of
+from m3ae_core.data.sidecar import read_sidecar
 from m3ae_core.errors import printable
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.files import csv_text, plain_text, write_text
@@ -140,7 +139,5 @@ def closing_lines(records: Sequence[Record]) -> list[str]:
 
 def _warnings(labels: Path) -> tuple[str, ...]:
     """Return what a result's sidecar warns of; one that cannot be read warns of nothing here."""
-    try:
-        return tuple(map(str, json.loads(sidecar_of(labels).read_text("utf-8"))["warnings"]))
-    except (OSError, ValueError, LookupError, TypeError):
-        return ()
+    warnings = (read_sidecar(labels) or {}).get("warnings")
+    return tuple(map(str, warnings)) if isinstance(warnings, list) else ()
