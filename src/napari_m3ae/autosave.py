@@ -192,7 +192,9 @@ class Autosave:
         if kept.labels is None:
             write_labels(_beside(kept.path, MODEL), shown.prediction.labels, affine)
         write_labels(_beside(kept.path, EDITED), labels, affine)
-        write_json(kept.path, sealed({**_describe(shown, self._owner), "edited_sha256": voxel_sha256(labels)}))
+        write_json(
+            kept.path, sealed({**_describe(shown, self._owner), "edited_sha256": voxel_sha256(labels)})
+        )
         kept.labels = labels.copy()
 
     def _remove_all(self) -> None:
@@ -244,7 +246,9 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     InputError
         If a label map is damaged or not what was written (``damaged``), or the record cannot be used (``record``).
     """
-    model, edited = (_labels(record, ending, key) for ending, key in zip((MODEL, EDITED), HASHES, strict=True))
+    model, edited = (
+        _labels(record, ending, key) for ending, key in zip((MODEL, EDITED), HASHES, strict=True)
+    )
     try:
         prediction = _prediction(record.content, model.data)
     except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:

@@ -68,6 +68,7 @@ def test_every_case_is_segmented_as_if_alone(predictor, place, readers):
         assert record["labels"].pop("sha256") == read_labels(path).sha256
         assert record_is_whole(json.loads(sidecar_of(path).read_text()))
         del record["content_sha256"]
+        assert record.pop("files_unused") == {}
         assert {**record, "made_at": ""} == {**expected, "made_at": ""}
 
 
@@ -79,6 +80,28 @@ def test_what_must_be_known_of_a_case_is_told_with_it(predictor, place):
     assert first.warnings == ("T1: The background was -1 instead of 0; it was set to 0.",)
     assert second.warnings == ()
     assert json.loads((place / "out" / "case-0-m3ae.json").read_text())["warnings"] == list(first.warnings)
+    again, *_ = run(Cohort(predictor, place / "out"), place)
+    assert (again.reused, again.warnings) == (True, first.warnings)
+
+
+def test_files_that_were_left_out_are_named(predictor, place):
+    shutil.copy(place / "cases/case-0/case-0-t2w.nii.gz", place / "cases/case-0/case-0-adc.nii.gz")
+    run(Cohort(predictor, place / "out"), place)
+    record = json.loads((place / "out" / "case-0-m3ae.json").read_text())
+    assert list(record["files_unused"]) == ["case-0-adc.nii.gz"]
+    assert json.loads((place / "out" / "case-1-m3ae.json").read_text())["files_unused"] == {}
+
+
+def test_other_grids_are_resampled_and_said_or_refused(predictor, place):
+    image = place / "cases" / "case-0" / "case-0-t1n.nii.gz"
+    volume = read_volume(image)
+    write_image(image, volume.data[:-3], volume.affine)
+    (place / "strict").mkdir()
+    first, *rest = run(Cohort(predictor, place / "strict", same_grid=True), place)
+    assert first.error.code == "grids-differ"
+    assert all(isinstance(event, CaseSegmented) for event in rest)
+    first, *_ = run(Cohort(predictor, place / "out"), place)
+    assert first.warnings == ("T1: resampled to the grid of FLAIR.",)
 
 
 def test_a_bad_case_does_not_stop_the_others(predictor, place):

@@ -32,7 +32,7 @@ from m3ae_core.errors import M3AEError
 from m3ae_core.inference.reuse import find_result
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
-from m3ae_core.report.curves import read_log
+from m3ae_core.report.curves import save_curves
 from m3ae_core.seal import sealed
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.identity import keep_identity
@@ -215,7 +215,7 @@ def resume(folder: Path) -> Any:
 
 def draw(folder: Path) -> Any:
     """Read a log as the learning curves do, which cannot know what it was: it must be read or refused."""
-    read_log(folder)
+    save_curves(folder, folder / "curves.png")
     RunLog(folder / LOG).read_on()
     return None
 

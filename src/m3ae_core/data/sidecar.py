@@ -25,6 +25,12 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and record_is_whole(content) else None
 
 
+def recorded_warnings(path: Path) -> tuple[str, ...]:
+    """Return what the sidecar of a label file warns of; one that cannot be read warns of nothing here."""
+    warnings = (read_sidecar(path) or {}).get("warnings")
+    return tuple(map(str, warnings)) if isinstance(warnings, list) else ()
+
+
 def saved_scheme(path: Path, voxels: str | None = None) -> LabelScheme | None:
     """Return the label scheme that the sidecar of a label file names, or None if it names none.
 

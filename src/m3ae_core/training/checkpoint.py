@@ -19,6 +19,8 @@ from m3ae_core.training.record import log_sha256
 CHECKPOINT = "checkpoint.pt"
 
 _KINDS: dict[str, type] = {"task": dict, "optimizer": dict, "precision": dict, "epoch": int, "best": float}
+#: What Adam keeps of a parameter, and whether it is of its shape.
+_MOMENTS = {"step": False, "exp_avg": True, "exp_avg_sq": True}
 _FIX = "Choose another output folder, or copy the run's folder again."
 
 
@@ -46,7 +48,9 @@ def read_state(path: Path, task: nn.Module, optimizer: Optimizer, epochs: int) -
     if "run" in state and file_is_whole(path) is None:
         raise _refused(path, "The checkpoint is damaged: its SHA-256 is missing.", "hash")
     _check_weights(state["task"], task, path)
-    _check_optimizer(state["optimizer"], optimizer, path)
+    # Parameters that were never used have no moments; a file without a seal is not believed to mean that.
+    everyone = state["epoch"] > 0 and file_is_whole(path) is None
+    _check_optimizer(state["optimizer"], optimizer, path, everyone=everyone)
     return state
 
 
@@ -78,8 +82,11 @@ def _check_weights(weights: Mapping[str, Any], task: nn.Module, path: Path) -> N
     check_finite(weights, path)
 
 
-def _check_optimizer(state: Mapping[str, Any], optimizer: Optimizer, path: Path) -> None:
-    """Refuse the state of an optimiser of other parameters or settings; learning rates are the schedule's."""
+def _check_optimizer(state: Mapping[str, Any], optimizer: Optimizer, path: Path, *, everyone: bool) -> None:
+    """Refuse the state of an optimiser of other parameters or settings; learning rates are the schedule's.
+
+    `everyone` says that no parameter may be without moments.
+    """
     own = optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     groups, moments = state.get("param_groups"), state.get("state")
@@ -88,7 +95,8 @@ def _check_optimizer(state: Mapping[str, Any], optimizer: Optimizer, path: Path)
         and isinstance(moments, dict)
         and len(groups) == len(own)
         and all(_same_settings(one, other) for one, other in zip(groups, own, strict=True))
-        and (not moments or moments.keys() == set(range(len(parameters))))
+        and moments.keys() <= set(range(len(parameters)))
+        and (len(moments) == len(parameters) or not everyone)
         and all(_is_of(value, parameters[number]) for number, value in moments.items())
     )
     if not fits:
@@ -101,12 +109,17 @@ def _same_settings(stored: Any, own: Mapping[str, Any]) -> bool:
 
 
 def _is_of(moments: Any, parameter: torch.Tensor) -> bool:
-    """Whether the moments of a parameter are numbers or of its shape, and finite."""
-    return isinstance(moments, dict) and all(
-        isinstance(value, torch.Tensor)
-        and value.shape in (parameter.shape, torch.Size())
-        and bool(torch.isfinite(value).all())
-        for value in moments.values()
+    """Whether these are Adam's moments of a parameter: of its shape and type, and finite."""
+    return (
+        isinstance(moments, dict)
+        and moments.keys() == _MOMENTS.keys()
+        and all(
+            isinstance(value, torch.Tensor)
+            and value.shape == (parameter.shape if _MOMENTS[name] else torch.Size())
+            and value.dtype == (parameter.dtype if _MOMENTS[name] else torch.float32)
+            and bool(torch.isfinite(value).all())
+            for name, value in moments.items()
+        )
     )
 
 
