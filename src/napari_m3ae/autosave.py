@@ -24,11 +24,12 @@ import psutil  # type: ignore[import-untyped]
 from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
-from m3ae_core.data.volume import read_labels, write_labels
-from m3ae_core.errors import M3AEError
+from m3ae_core.data.volume import Volume, read_labels, voxel_sha256, write_labels
+from m3ae_core.errors import InputError, M3AEError
 from m3ae_core.files import remove_stale, write_json
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import scheme_named
+from m3ae_core.seal import record_is_whole, sealed
 from napari_m3ae.editing import put
 from napari_m3ae.session import Recovered
 
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from napari_m3ae.session import Session
 
 EDITED, MODEL = "-edited.nii.gz", "-model.nii.gz"
-#: What a record says of the process that wrote it, and of the result besides case and time.
+#: What a record says of the process that wrote it, of the voxels of both label maps, and of the result besides case
+#: and time.
 OWNER = ("host", "pid", "started")
+HASHES = ("model_sha256", "edited_sha256")
 CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "provenance")
 #: A process is another one than the writer of its number if it was started at another time (s); the system's clock may
 #: have been set right meanwhile.
@@ -189,7 +192,9 @@ class Autosave:
         if kept.labels is None:
             write_labels(_beside(kept.path, MODEL), shown.prediction.labels, affine)
         write_labels(_beside(kept.path, EDITED), labels, affine)
-        write_json(kept.path, _describe(shown, self._owner))
+        write_json(
+            kept.path, sealed({**_describe(shown, self._owner), "edited_sha256": voxel_sha256(labels)})
+        )
         kept.labels = labels.copy()
 
     def _remove_all(self) -> None:
@@ -214,35 +219,89 @@ def _describe(shown: Shown, owner: dict[str, Any]) -> dict[str, Any]:
         "warnings": prediction.warnings,
         "affine": prediction.affine.tolist(),
         "provenance": prediction.provenance,
+        "model_sha256": voxel_sha256(prediction.labels),
     }
 
 
 def _read(path: Path) -> Record | None:
-    """Return the record in a file, or None if that is none."""
+    """Return the record in a file, or None if that is none, or not what was written."""
     try:
         content = json.loads(path.read_text("utf-8"))
+        if not record_is_whole(content):
+            return None
         owner = {key: content["owner"][key] for key in OWNER}
         when = datetime.fromisoformat(content["when"]).astimezone()
-        return Record(content["case"], when, path, {**{key: content[key] for key in CONTENT}, "owner": owner})
-    except (OSError, ValueError, LookupError, TypeError):
+        kept = {key: content[key] for key in CONTENT} | {key: content.get(key) for key in HASHES}
+        _process_of(owner)
+        return Record(str(content["case"]), when, path, {**kept, "owner": owner})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]], None, None]:
-    """Read what was left behind: the prediction, and the labels (X, Y, Z) as edited. A job, because torch loads."""
+    """Read what was left behind: the prediction, and the labels (X, Y, Z) as edited. A job, because torch loads.
+
+    Raises
+    ------
+    InputError
+        If a label map is damaged or not what was written (``damaged``), or the record cannot be used (``record``).
+    """
+    model, edited = (
+        _labels(record, ending, key) for ending, key in zip((MODEL, EDITED), HASHES, strict=True)
+    )
+    try:
+        prediction = _prediction(record.content, model.data)
+    except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
+        raise InputError(
+            "The record of these edits cannot be used.", "Discard them.", path=record.path, code="record"
+        ) from error
+    if not model.shape == edited.shape or not np.allclose(prediction.affine, model.affine, atol=1e-3):
+        raise _damaged(record.path)
+    yield prediction, edited.data
+
+
+def _labels(record: Record, ending: str, key: str) -> Volume:
+    """Return a label map of a record, which must be the one that was written; older records do not tell."""
+    labels = read_labels(_beside(record.path, ending))
+    if record.content[key] not in (None, labels.sha256):
+        raise _damaged(_beside(record.path, ending))
+    return labels
+
+
+def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> Prediction:
     from m3ae_core.inference.predictor import Prediction
 
-    content = record.content
-    prediction = Prediction(
-        labels=read_labels(_beside(record.path, MODEL)).data,
+    affine = np.array(content["affine"], float)
+    if affine.shape != (4, 4) or not isinstance(content["provenance"], dict):
+        raise ValueError
+    return Prediction(
+        labels=labels.astype(np.uint8),
         probabilities={},
-        affine=np.array(content["affine"], float),
+        affine=affine,
         scheme=scheme_named(content["scheme"]),
         subset=Subset(tuple(content["modalities"]), tuple(content["present"])),
-        warnings=tuple(content["warnings"]),
+        warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )
-    yield prediction, read_labels(_beside(record.path, EDITED)).data
+
+
+def _damaged(path: Path) -> InputError:
+    problem = "These edits are damaged: they are not what was kept."
+    return InputError(problem, "Discard them.", path=path, code="damaged")
+
+
+def _process_of(owner: Mapping[str, Any]) -> tuple[int, float]:
+    """Return the number and the start (s since 1970) of the process that wrote a record.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are no such numbers.
+    """
+    pid, started = owner["pid"], float(owner["started"])
+    if not isinstance(pid, int) or not 0 < pid < 1 << 31:
+        raise ValueError(pid)
+    return pid, started
 
 
 def _runs(owner: Mapping[str, Any]) -> bool:
@@ -251,8 +310,9 @@ def _runs(owner: Mapping[str, Any]) -> bool:
     A computer's name changes with its network, so edits kept under another name are offered too.
     """
     try:
-        process = psutil.Process(owner["pid"])
-        same = abs(process.create_time() - owner["started"]) < SAME_START
+        pid, started = _process_of(owner)
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < SAME_START
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from m3ae_core.cli.arguments import Device, OptionalFolder, Scheme
 from m3ae_core.cli.progress import follow
-from m3ae_core.errors import ConfigError, printable
+from m3ae_core.errors import printable
 from m3ae_core.files import ensure_writable, make_folder
 
 Folders = Annotated[tuple[Path, ...], arg(metavar="FOLDER ...")]
@@ -20,7 +20,7 @@ def calibrate(
     bundle: Positional[Path],
     *,
     cases: Folders,
-    scheme: Schemes = ("brats2023",),
+    scheme: Schemes = (),
     output: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
@@ -33,30 +33,22 @@ def calibrate(
         bundle: The model's folder.
         cases: Folders of case folders with all sequences and a label map; nine cases or more that the model was not
             trained on.
-        scheme: Label scheme of the cases: one for all, or one for each folder.
+        scheme: Label scheme of the cases, which must be stated here or in a manifest: one for all, or one for each
+            folder.
         output: Folder of the calibrated model; the model's own if left out.
         device: auto takes CUDA where there is any.
     """
-    if len(scheme) not in (1, len(cases)):
-        raise ConfigError(
-            f"There are {len(cases)} folders and {len(scheme)} label schemes.",
-            "Give one scheme for all folders, or one for each.",
-            code="arguments",
-        )
     ensure_writable(make_folder(output or bundle) / "bundle.json")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.case import find_cases
+    from m3ae_core.data.schemes import scheme_words, with_schemes
     from m3ae_core.evaluation.calibrate import calibrate as run
     from m3ae_core.evaluation.calibrate import save_calibration
-    from m3ae_core.regions import scheme_named
 
     model = load_bundle(bundle)
-    schemes = scheme * len(cases) if len(scheme) == 1 else scheme
-    labelled = [
-        (files, scheme_named(name))
-        for folder, name in zip(cases, schemes, strict=True)
-        for files in find_cases(folder, model.config.modality_set)
-    ]
+    modalities = model.config.modality_set
+    labelled = with_schemes([find_cases(folder, modalities) for folder in cases], scheme)
+    print(scheme_words({files.name: own for files, own in labelled}))
     calibration = follow(run(model, labelled, device))
     folder = save_calibration(model, calibration, output or bundle)
     print(f"calibrated on {calibration.cases} cases\nbundle {printable(folder)}")

@@ -57,6 +57,8 @@ class Options:
     same_patient
         The images of each case are of one patient, though names, folders or outlines of the brain speak against it;
         the sidecar records that you said so.
+    same_grid
+        Refuse images of a case that lie on different grids; else they are resampled to the first one's, with a warning.
     compiled
         Compile the network first; worth it for many cases on a GPU.
     readers
@@ -74,6 +76,7 @@ class Options:
     window: Windows = None
     check: Literal["auto", "yes", "no"] = "auto"
     same_patient: bool = False
+    same_grid: bool = False
     compiled: bool = False
     readers: int = 1
 
@@ -181,12 +184,12 @@ def _predict_case(case: Path | None, given: Mapping[str, Path], options: Options
     _check_output(options, files.images.values())
     if check:
         refuse_names_that_disagree(files.images, modalities)
-    content = read_case(files, modalities)
+    content = read_case(files, modalities, same_grid=options.same_grid)
     if not options.discard_edits:
         refuse_edited(options.output, content)
     scheme = scheme_named(options.scheme)
     prediction = follow(predictor.run(content, scheme, check=check, same_patient=options.same_patient))
-    prediction.provenance["files_unused"] = {printable(path.name): why for path, why in files.unused}
+    prediction.provenance["files_unused"] = files.unused_names
     if options.uncertainty:
         save_uncertainty(prediction, options.uncertainty)
     labels, sidecar = save_prediction(prediction, options.output)
@@ -226,6 +229,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
         uncertainty=options.uncertainty,
         discard_edits=options.discard_edits,
         same_patient=options.same_patient,
+        same_grid=options.same_grid,
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
@@ -233,7 +237,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
 
     def recorded() -> Iterator[CaseSegmented | CaseFailed]:
         for event in cohort.run(cases[share.part], unusable if share.number == 1 else {}):
-            records.append(record_of(event, cohort.path_of(event.case)))
+            records.append(record_of(event))
             if share.count > 1:  # what is done is known if this process is killed
                 write_summary(output / share.summary, records)
             yield event

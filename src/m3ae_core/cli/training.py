@@ -109,14 +109,14 @@ def finetune(
         validation: Folder of validation cases, if they are not in the folder of cases.
         validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
             split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases, which must be stated; PATTERN=SCHEME after it for those whose name or folder
-            matches, as in brats2023 'BraTS2021_*=brats2021'.
+        scheme: Label scheme of the cases, which must be stated here or in the manifest; PATTERN=SCHEME after it for
+            those whose name or folder matches, as in brats2023 'BraTS2021_*=brats2021'.
         weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.data.schemes import schemes_of, weights_of
+    from m3ae_core.data.schemes import scheme_words, schemes_of, weights_of
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
@@ -125,6 +125,7 @@ def finetune(
     chosen = _cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
+    print(scheme_words(schemes))
     plan = stages.Plan(
         settings,
         chosen,

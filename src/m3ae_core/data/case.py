@@ -125,15 +125,15 @@ class Case:
         return replace(self, volumes={name: self.volumes[name] for name in subset.present})
 
 
-def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
-    """Read the sequences of a case.
+def read_case(files: CaseFiles, modalities: ModalitySet = BRATS, *, same_grid: bool = False) -> Case:
+    """Read the sequences of a case; `same_grid` refuses images that would have to be resampled.
 
     Raises
     ------
     InputError
         If a file must be asked for (``unclear``), there is no sequence (``no-sequence``), the sequences make no
-        :class:`Case`, or a file cannot be used (the codes of
-        :func:`~m3ae_core.data.volume.read_volume`).
+        :class:`Case`, they differ in their grid and must not (``grids-differ``), or a file cannot be used (the codes
+        of :func:`~m3ae_core.data.volume.read_volume`).
     ConfigError
         If a name does not belong to the modality set.
     """
@@ -143,6 +143,8 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS) -> Case:
         raise no_sequence(f"The case {files.name} has no sequence", modalities)
     with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
         volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
+    if same_grid:
+        require_same_grid(volumes)
     return Case(files.name, modalities, volumes)
 
 

@@ -47,13 +47,16 @@ def invert(plan: Plan, pretrained: Path) -> Iterator[Event]:
     fabric = launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
+        identity = ""
         if fabric.is_global_zero:
-            keep_identity(plan.folder, cached, pretrained=start.fingerprint)
+            identity = keep_identity(
+                plan.folder, cached, pretrained=start.fingerprint, settings=plan.settings("pretrain")
+            )
         torch.manual_seed(config.seed)
         assert start.autoencoder is not None  # noqa: S101  pretrained_bundle() has seen to it
         task = InversionTask(start.autoencoder, recipe.model, config, start.substitute)
         samples = Samples(cached, config, PretrainDraw(config))
-        events = train(task, samples, config, fabric, plan.folder, hardware=plan.hardware)
+        events = train(task, samples, config, fabric, plan.folder, hardware=plan.hardware, identity=identity)
         yield from record_run(events, plan, fabric, task.substitute)
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()

@@ -24,12 +24,12 @@ from m3ae_core.data.dataset import Samples
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
-from m3ae_core.model.weights import load_pickle, save_checkpoint
+from m3ae_core.model.weights import save_checkpoint
+from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
+from m3ae_core.training.record import log_sha256
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-CHECKPOINT = "checkpoint.pt"
 
 
 class Task(nn.Module):
@@ -58,6 +58,8 @@ class Run:
         The task as Fabric wraps it.
     accumulate
         Parts that each batch is computed in, one after the other.
+    folder, identity
+        Where the run keeps its record, and what tells it from other runs.
     epoch, best
         Epochs done, and the best mean Dice validated so far. With the parameters and the optimiser they are the state.
     """
@@ -67,11 +69,13 @@ class Run:
     optimizer: Any
     fabric: Fabric
     accumulate: int
+    folder: Path
+    identity: str = ""
     epoch: int = 0
     best: float = -1.0
 
-    def save(self, path: Path) -> None:
-        """Write the state; only the first process does."""
+    def save(self) -> None:
+        """Write the state, with the hash of the log so far; only the first process does."""
         if self.fabric.is_global_zero:
             state = {
                 "task": self.task.state_dict(),
@@ -79,14 +83,19 @@ class Run:
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "epoch": self.epoch,
                 "best": self.best,
+                "run": self.identity,
+                "log": log_sha256(self.folder),
             }
-            save_checkpoint(path, state)
+            save_checkpoint(self.folder / CHECKPOINT, state)
         self.fabric.barrier()
 
-    def load(self, path: Path) -> None:
-        """Read the state, if there is one."""
+    def load(self, epochs: int) -> None:
+        """Read the state of a run of so many epochs, if there is one; the first process checks whose it is."""
+        path = self.folder / CHECKPOINT
         if path.exists():
-            state = load_pickle(path)
+            state = read_state(path, self.task, self.optimizer, epochs)
+            if self.fabric.is_global_zero:
+                require_own(state, self.identity, path)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -119,23 +128,27 @@ def train(
     *,
     hardware: Hardware,
     keep_best: Callable[[Validated], None] | None = None,
+    identity: str = "",
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
 
     Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what
-    `task.validate` returns, and a :class:`Saved` per checkpoint. `keep_best` is called with every best validation.
+    `task.validate` returns, and a :class:`Saved` per checkpoint. `keep_best` is called with every best validation;
+    `identity` tells the run from others (:func:`~m3ae_core.training.identity.keep_identity`).
 
     Raises
     ------
     ConfigError
         If the batch cannot be divided among processes and accumulated parts, there are too few cases for one, or the
         loss stops being finite (``nonfinite-loss``); the last checkpoint stays.
+    BundleError
+        If the checkpoint cannot be gone on from (the codes of :mod:`~m3ae_core.training.checkpoint`).
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
-    run = Run(task, model, optimizer, fabric, hardware.accumulate)
+    run = Run(task, model, optimizer, fabric, hardware.accumulate, folder, identity)
     rates = [group["lr"] for group in optimizer.param_groups]
-    run.load(folder / CHECKPOINT)
+    run.load(stage.epochs)
     yield Resumed(run.epoch)
     batches = _batches(len(samples.cases), stage, fabric, hardware.accumulate)
     per_epoch = len(batches) // stage.epochs
@@ -158,7 +171,7 @@ def train(
                 run.best = validated.mean
                 keep_best(validated)
         if run.epoch % stage.checkpoint_every == 0 or run.epoch == stage.epochs:
-            run.save(folder / CHECKPOINT)
+            run.save()
             yield Saved(str(folder / CHECKPOINT), run.epoch)
 
 

@@ -8,7 +8,6 @@ share it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,13 +25,14 @@ from m3ae_core.config import Recipe
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
-from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
+from m3ae_core.errors import BundleError, ConfigError, InputError, M3AEError, OutputError
 from m3ae_core.events import Event, Progress, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
+from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
@@ -62,6 +62,11 @@ class Plan:
     hardware: Hardware = field(default_factory=Hardware)
     name_cases: bool = False
 
+    def settings(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+        """Return what a stage obeys; defaults are left out, so that a setting added later makes no other run of it."""
+        content = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        return {part: content.get(part) for part in ("model", stage)}
+
     def card(self, stage: str) -> dict[str, Any]:
         """Return the card of a bundle made by this plan: how many cases and a hash of their list, names if asked."""
         names = [case.name for case in self.cases]
@@ -90,8 +95,9 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
+        identity = ""
         if fabric.is_global_zero:
-            keep_identity(plan.folder, cached)
+            identity = keep_identity(plan.folder, cached, settings=plan.settings("pretrain"))
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
@@ -102,6 +108,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
             fabric,
             plan.folder,
             hardware=plan.hardware,
+            identity=identity,
         )
         yield from record_run(events, plan, fabric, task.substitute if task.learns_substitute else None)
         if fabric.is_global_zero:
@@ -128,8 +135,11 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
     with run_folder(plan, "finetune", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric)
         held_out = yield from cached_cases(validation, plan, fabric)
+        identity = ""
         if fabric.is_global_zero:
-            keep_identity(plan.folder, cached, held_out, start.fingerprint)
+            identity = keep_identity(
+                plan.folder, cached, held_out, start.fingerprint, plan.settings("finetune")
+            )
         torch.manual_seed(config.seed)
         segmenter = starting_segmenter(recipe, start)
         checks = Validation(recipe.model, config, held_out, fabric)
@@ -155,6 +165,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
             plan.folder,
             hardware=plan.hardware,
             keep_best=keep_best,
+            identity=identity,
         )
         yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
@@ -265,18 +276,29 @@ def record_run(
     yield from recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
 
 
-def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
-    content = recipe.model_dump(mode="json")
-    if path.exists():
-        stored = json.loads(path.read_text("utf-8"))
-        if any(stored.get(part) != content[part] for part in ("model", stage)):
-            raise OutputError(
-                "The run in this folder was started with other settings.",
-                "Choose another output folder, or use the recipe stored in this one.",
-                path=path,
-                code="other-recipe",
-            )
-    write_json(path, content)
+def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> None:
+    """Store the recipe of a run; where the run has begun, refuse to go on with another."""
+    begun = path.with_name(CHECKPOINT).exists()
+    if begun or path.exists():
+        stored = _stored_recipe(path)
+        if stored is None and begun:
+            problem, code = "The recipe of this run is missing or damaged.", "damaged"
+        elif stored and any(getattr(stored, part) != getattr(recipe, part) for part in ("model", stage)):
+            problem, code = "The run in this folder was started with other settings.", "other-recipe"
+        else:
+            problem = ""
+        if problem:
+            fix = "Choose another output folder, or use the recipe stored in this one."
+            raise OutputError(problem, fix, path=path, code=code)
+    write_json(path, recipe.model_dump(mode="json"))
+
+
+def _stored_recipe(path: Path) -> Recipe | None:
+    """Return the recipe in a run folder, of this version or an older one; None if it cannot be read."""
+    try:
+        return Recipe.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, M3AEError):
+        return None
 
 
 def cached_cases(
