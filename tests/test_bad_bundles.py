@@ -26,6 +26,7 @@ from m3ae_core.errors import BundleError
 from m3ae_core.files import sha256
 from m3ae_core.model.weights import load_pickle, load_tensors
 from m3ae_core.official import import_official
+from m3ae_core.seal import sealed
 from published import Figures
 from refused import GOAL, PROPERTY
 from tiny import random_bundle
@@ -73,7 +74,7 @@ def changed(*keys: str, to: Any) -> Spoil:
             del place[keys[-1]]
         else:
             place[keys[-1]] = to
-        (folder / CARD).write_text(json.dumps(content), "utf-8")
+        (folder / CARD).write_text(json.dumps(sealed(content)), "utf-8")
 
     return spoil
 

@@ -10,6 +10,7 @@ import torch
 from m3ae_core import bundle as bundles
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.errors import BundleError
+from m3ae_core.seal import sealed
 from tiny import random_bundle
 
 
@@ -91,7 +92,7 @@ def test_weights_of_another_architecture(folder):
     path = folder / "bundle.json"
     content = json.loads(path.read_text())
     content["model"]["network"]["base_channels"] = 8
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     error = refused(folder)
     assert error.code == "architecture"
     assert "expected" in error.problem
@@ -101,7 +102,7 @@ def test_substitute_of_another_template(folder):
     path = folder / "bundle.json"
     content = json.loads(path.read_text())
     content["model"]["grid"]["shape"] = [40, 56, 56]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     assert "template" in refused(folder).problem
 
 
@@ -196,7 +197,20 @@ def test_settings_edited_in_a_bundle_are_refused(tmp_path):
     folder = save_bundle(random_bundle(), tmp_path)
     content = json.loads((folder / "bundle.json").read_text())
     content["model"]["modalities"] = ["T1", "T1c", "T2", "FLAIR"]
-    (folder / "bundle.json").write_text(json.dumps(content))
+    (folder / "bundle.json").write_text(json.dumps(sealed(content)))
     with pytest.raises(BundleError) as caught:
         load_bundle(folder)
     assert caught.value.code == "hash"
+
+
+@pytest.mark.parametrize("part", ["card", "m3ae_core"])
+def test_what_is_said_of_a_model_cannot_be_edited(tmp_path, part):
+    """A figure on the card decides how far a result is trusted."""
+    folder = save_bundle(random_bundle(), tmp_path)
+    content = json.loads((folder / "bundle.json").read_text())
+    content[part] = {"name": "better"} if part == "card" else "9.9"
+    (folder / "bundle.json").write_text(json.dumps(content))
+    assert refused(folder).code == "hash"
+    del content["content_sha256"]  # of 0.1
+    (folder / "bundle.json").write_text(json.dumps(content))
+    load_bundle(folder)

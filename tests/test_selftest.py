@@ -24,6 +24,7 @@ from m3ae_core.events import Progress
 from m3ae_core.files import sha256
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import BRATS_2023
+from m3ae_core.seal import sealed
 from m3ae_core.selftest import device, folder, golden
 from m3ae_core.selftest.check import Check
 from m3ae_core.selftest.device import check_device
@@ -178,14 +179,14 @@ def test_a_missing_file_is_found_and_the_rest_is_still_tested(model, tmp_path, n
 def test_another_model_has_no_golden_mask(model, no_waiting):
     card = json.loads((model / "bundle.json").read_text("utf-8"))
     card["sha256"]["weights.safetensors"] = "0" * 64
-    (model / "bundle.json").write_text(json.dumps(card))
+    (model / "bundle.json").write_text(json.dumps(sealed(card)))
     assert "its SHA-256 differs" in only(check_model()).detail  # a card that lies about the weights
     shutil.copytree(builtin_bundle(), model, dirs_exist_ok=True)
     content = bytearray((model / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (model / "weights.safetensors").write_bytes(content)
     card["sha256"]["weights.safetensors"] = sha256(model / "weights.safetensors")
-    (model / "bundle.json").write_text(json.dumps(card))
+    (model / "bundle.json").write_text(json.dumps(sealed(card)))
     check = only(check_model())
     assert not check.ok
     assert "its golden mask is not available" in check.detail

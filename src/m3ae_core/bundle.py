@@ -1,9 +1,9 @@
 """A bundle is a deployable model: one folder with both networks, the substitute image, and a card.
 
 ``bundle.json`` holds the configuration, what the model was trained on, its licence, what was measured, the SHA-256 of
-the two tensor files, and the fingerprint of all that decides about the model's answers; ``weights.safetensors`` the
-masked autoencoder and (after stage 2) the segmenter; ``substitute.safetensors`` the substitute image, in half
-precision.
+the two tensor files and of itself, and the fingerprint of all that decides about the model's answers;
+``weights.safetensors`` the masked autoencoder and (after stage 2) the segmenter; ``substitute.safetensors`` the
+substitute image, in half precision.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.files import make_folder, sha256, write_json
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import load_state, load_tensors, require_fit, save_tensors
+from m3ae_core.seal import sealed
 
 WEIGHTS, SUBSTITUTE = "weights.safetensors", "substitute.safetensors"
 
@@ -119,7 +120,7 @@ def _write(bundle: Bundle, folder: Path) -> None:
         "fingerprint": fingerprint_of(hashes[WEIGHTS], bundle.substitute, bundle.config),
         "card": bundle.card,
     }
-    write_json(folder / "bundle.json", content)
+    write_json(folder / "bundle.json", sealed(content))
 
 
 def load_bundle(folder: Path | str) -> Bundle:

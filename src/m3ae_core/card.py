@@ -9,6 +9,7 @@ from typing import Any
 
 from m3ae_core.errors import BundleError
 from m3ae_core.modalities import Subset
+from m3ae_core.seal import record_is_whole
 
 FORMAT = 1
 
@@ -24,7 +25,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises
     ------
     BundleError
-        If `folder` is not a bundle, or one of a later format.
+        If `folder` is not a bundle, one of a later format, or its card is not what was written (``hash``).
     """
     path = Path(folder) / "bundle.json"
     try:
@@ -50,6 +51,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     complete = all(isinstance(content.get(part), dict) for part in ("model", "sha256", "card"))
     if not complete or not _is_measured(content["card"].get("reliability", {})):
         raise BundleError("bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format")
+    if not record_is_whole(content):
+        problem = "bundle.json is not what was written: its SHA-256 is another."
+        raise BundleError(problem, "Copy the bundle again.", path=folder, code="hash")
     return content
 
 

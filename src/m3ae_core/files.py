@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil  # type: ignore[import-untyped]
 
 from m3ae_core.errors import OutputError, printable
+from m3ae_core.seal import seal_file
 
 if TYPE_CHECKING:  # so that `m3ae --help` need not wait for numpy
     import numpy as np
@@ -134,7 +135,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
-    """Write `array` in numpy's format (.npy) atomically."""
+    """Write `array` in numpy's format (.npy) atomically, with a seal that holds under the name of `path`."""
 
     import numpy as np
 
@@ -146,6 +147,7 @@ def write_array(path: Path, array: npt.NDArray[np.generic]) -> Path:
         with temporary.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             stream.write(contiguous.data)
+        seal_file(temporary, path.name)
 
     return atomic_write(path, write)
 

@@ -25,11 +25,12 @@ from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
 from m3ae_core.data.case import Case
-from m3ae_core.data.volume import read_labels, write_labels
+from m3ae_core.data.volume import Volume, read_labels, voxel_sha256, write_labels
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import scheme_named
+from m3ae_core.seal import record_is_whole, sealed
 from napari_m3ae import layers
 from napari_m3ae.editing import put
 from napari_m3ae.session import Recovered
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     from napari_m3ae.session import Session
 
 EDITED, MODEL = "-edited.nii.gz", "-model.nii.gz"
-#: What a record says of the process that wrote it, and of the result besides case and time.
+#: What a record says of the process that wrote it, of the voxels of both label maps, and of the result besides case
+#: and time.
 OWNER = ("host", "pid", "started")
+HASHES = ("model_sha256", "edited_sha256")
 CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "provenance")
 #: A process is another one than the writer of its number if it was started at another time (s); the system's clock may
 #: have been set right meanwhile.
@@ -207,7 +210,9 @@ class Autosave:
         if kept.labels is None:
             write_labels(_beside(kept.path, MODEL), shown.prediction.labels, affine)
         write_labels(_beside(kept.path, EDITED), labels, affine)
-        write_json(kept.path, _describe(shown, self._owner))
+        write_json(
+            kept.path, sealed({**_describe(shown, self._owner), "edited_sha256": voxel_sha256(labels)})
+        )
         kept.labels = labels.copy()
 
     def _remove_all(self) -> None:
@@ -232,6 +237,7 @@ def _describe(shown: Shown, owner: dict[str, Any]) -> dict[str, Any]:
         "warnings": prediction.warnings,
         "affine": prediction.affine.tolist(),
         "provenance": prediction.provenance,
+        "model_sha256": voxel_sha256(prediction.labels),
     }
 
 
@@ -276,18 +282,22 @@ def _lies_elsewhere(record: Record, case: Case) -> bool:
 
 
 def _read(path: Path) -> Record | None:
-    """Return the record in a file, or None if that is none."""
+    """Return the record in a file, or None if that is none, or not what was written."""
     try:
         content = json.loads(path.read_text("utf-8"))
+        if not record_is_whole(content):
+            return None
         host, pid, started = (content["owner"][key] for key in OWNER)
-        owner = {"host": str(host), "pid": abs(int(pid)), "started": float(started)}
+        owner = {"host": str(host), "pid": pid, "started": float(started)}
+        _process_of(owner)
         when = datetime.fromisoformat(content["when"]).astimezone()
         told = {key: content[key] for key in CONTENT}
         if not isinstance(told["provenance"], dict):
             return None
+        told |= {key: content.get(key) for key in HASHES}
         told |= {"owner": owner, "sources": frozenset(map(str, told["sources"]))}
         return Record(str(content["case"]), when, path, told)
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -297,37 +307,64 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     Raises
     ------
     InputError
-        If it is damaged (``autosave``, or the codes of reading labels).
+        If a label map is damaged or not what was written (``damaged``), or the record cannot be used (``record``).
     """
-    made, edited = read_labels(_beside(record.path, MODEL)), read_labels(_beside(record.path, EDITED))
+    model, edited = (
+        _labels(record, ending, key) for ending, key in zip((MODEL, EDITED), HASHES, strict=True)
+    )
     try:
-        prediction = _prediction(record.content, made.data)
-        whole = made.shape == edited.shape and np.allclose(made.affine, prediction.affine, atol=1e-3)
-    except (ValueError, LookupError, TypeError, AttributeError, M3AEError):
-        whole = False
-    if not whole:
+        prediction = _prediction(record.content, model.data)
+    except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
         raise InputError(
-            f"The kept edits of {record.case} are damaged.",
-            "Discard them.",
-            path=record.path,
-            code="autosave",
-        )
+            "The record of these edits cannot be used.", "Discard them.", path=record.path, code="record"
+        ) from error
+    if not model.shape == edited.shape or not np.allclose(prediction.affine, model.affine, atol=1e-3):
+        raise _damaged(record.path)
     yield prediction, edited.data
 
 
-def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.uint8]) -> Prediction:
-    """Return the prediction that a record tells of, with the labels (X, Y, Z) that the model made."""
+def _labels(record: Record, ending: str, key: str) -> Volume:
+    """Return a label map of a record, which must be the one that was written; older records do not tell."""
+    labels = read_labels(_beside(record.path, ending))
+    if record.content[key] not in (None, labels.sha256):
+        raise _damaged(_beside(record.path, ending))
+    return labels
+
+
+def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> Prediction:
     from m3ae_core.inference.predictor import Prediction
 
+    affine = np.array(content["affine"], float)
+    if affine.shape != (4, 4) or not isinstance(content["provenance"], dict):
+        raise ValueError
     return Prediction(
-        labels=labels,
+        labels=labels.astype(np.uint8),
         probabilities={},
-        affine=np.array(content["affine"], float),
+        affine=affine,
         scheme=scheme_named(content["scheme"]),
         subset=BRATS.subset(map(str, content["present"])),
         warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )
+
+
+def _damaged(path: Path) -> InputError:
+    problem = "These edits are damaged: they are not what was kept."
+    return InputError(problem, "Discard them.", path=path, code="damaged")
+
+
+def _process_of(owner: Mapping[str, Any]) -> tuple[int, float]:
+    """Return the number and the start (s since 1970) of the process that wrote a record.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are no such numbers.
+    """
+    pid, started = owner["pid"], float(owner["started"])
+    if not isinstance(pid, int) or not 0 < pid < 1 << 31:
+        raise ValueError(pid)
+    return pid, started
 
 
 def _runs(owner: Mapping[str, Any]) -> bool:
@@ -336,8 +373,9 @@ def _runs(owner: Mapping[str, Any]) -> bool:
     A computer's name changes with its network, so edits kept under another name are offered too.
     """
     try:
-        process = psutil.Process(owner["pid"])
-        same = abs(process.create_time() - owner["started"]) < SAME_START
+        pid, started = _process_of(owner)
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < SAME_START
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

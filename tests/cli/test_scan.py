@@ -9,7 +9,7 @@ import pytest
 
 from m3ae_core.cli import main
 from m3ae_core.data.case import find_cases, scan_cases
-from m3ae_core.errors import InputError
+from m3ae_core.errors import ConfigError, InputError
 
 
 def run(*arguments: object) -> int:
@@ -88,14 +88,29 @@ def test_a_manifest_asks_until_it_is_corrected(cohort: Path, tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         find_cases(manifest)
     assert caught.value.code == "unclear"
-    line = f"b,{cohort / 'b'},,,,T2.nii,,post_T1.nii"
+    line = f"b,{cohort / 'b'},,,,T2.nii,,,post_T1.nii"
     assert line in manifest.read_text()
     manifest.write_text(
-        manifest.read_text().replace(line, f"b,{cohort / 'b'},,,post_T1.nii,T2.nii,,post_T1.nii")
+        manifest.read_text().replace(line, f"b,{cohort / 'b'},,,post_T1.nii,T2.nii,,,post_T1.nii")
     )
     _, answered = find_cases(manifest)
     assert answered.images == {"T1c": cohort / "b/post_T1.nii", "T2": cohort / "b/T2.nii"}
     assert run(manifest) == 0
+
+
+def test_a_manifest_states_label_schemes(cohort: Path, tmp_path: Path) -> None:
+    (cohort / "a/a_seg.json").write_text('{"labels": {"scheme": "brats2021"}}')
+    manifest = tmp_path / "cases.csv"
+    assert run(cohort / "a", "--csv", manifest) == 0
+    (case,) = find_cases(manifest)
+    assert case.scheme == "brats2021"
+    manifest.write_text(manifest.read_text().replace("brats2021", "msd"))
+    (case,) = find_cases(manifest)
+    assert case.scheme == "msd"
+    manifest.write_text(manifest.read_text().replace("msd", "brats1999"))
+    with pytest.raises(ConfigError) as caught:
+        find_cases(manifest)
+    assert caught.value.code == "scheme"
 
 
 @pytest.mark.parametrize(

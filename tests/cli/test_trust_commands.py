@@ -68,8 +68,10 @@ def test_calibrate(tmp_path, capsys):
     files = [write_phantom(tmp_path / "cases", f"case-{seed}", seed=seed, present=names) for seed in range(9)]
     save_bundle(random_bundle(modalities=names), tmp_path / "model")
     arguments = ("calibrate", tmp_path / "model", "--cases", tmp_path / "cases", "--device", "cpu")
-    assert run(*arguments, "--output", tmp_path / "better") == 0
-    assert "calibrated on 9 cases" in capsys.readouterr().out
+    assert run(*arguments, "--output", tmp_path / "better", "--scheme", "brats2023") == 0
+    printed = capsys.readouterr().out
+    assert "label scheme (cases): brats2023 (9)" in printed
+    assert "calibrated on 9 cases" in printed
     before, after = load_bundle(tmp_path / "model"), load_bundle(tmp_path / "better")
     assert before.sha256 == after.sha256
     assert "calibration" not in before.card
@@ -91,6 +93,8 @@ def test_calibrate_refuses_training_cases_and_schemes_that_do_not_match(place, c
     save_bundle(bundle, place / "model")
     arguments = ("calibrate", place / "model", "--cases", place / "cases")
     assert run(*arguments) == 2
+    assert "label scheme of p1 is not stated" in capsys.readouterr().err
+    assert run(*arguments, "--scheme", "brats2023") == 2
     assert "was trained on p1" in capsys.readouterr().err
     assert run(*arguments, place / "cases", place / "cases", "--scheme", "msd", "brats2021") == 2
     assert "3 folders and 2 label schemes" in capsys.readouterr().err

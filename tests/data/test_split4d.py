@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -72,3 +73,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         split_4d(tmp_path / "x.nii", ORDER, tmp_path)
     assert caught.value.code == "exists"
+
+
+def test_free_text_of_the_header_stays_behind(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((8, 9, 10, 1), np.int16), AFFINE)
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        image.header[field] = b"Doe^Jane"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe^Jane"))
+    nib.save(nib.Nifti1Image(np.ones((8, 9, 10, 2), np.int16), AFFINE, image.header), tmp_path / "x.nii")
+    assert b"Doe" in (tmp_path / "x.nii").read_bytes()
+    for path in split_4d(tmp_path / "x.nii", ("T1", "T2"), tmp_path / "c"):
+        assert b"Doe" not in gzip.decompress(path.read_bytes())

@@ -23,6 +23,7 @@ from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.cohort import Cohort, _read_ahead
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.regions import BRATS_2021, BRATS_2023
+from m3ae_core.seal import record_is_whole, sealed
 from tiny import random_bundle, write_cases
 
 
@@ -65,6 +66,9 @@ def test_every_case_is_segmented_as_if_alone(predictor, place, readers):
         np.testing.assert_array_equal(read_labels(path).data, alone.labels)
         record, expected = json.loads(sidecar_of(path).read_text()), json.loads(json.dumps(alone.provenance))
         assert record["labels"].pop("sha256") == read_labels(path).sha256
+        assert record_is_whole(json.loads(sidecar_of(path).read_text()))
+        del record["content_sha256"]
+        assert record.pop("files_unused") == {}
         assert {**record, "made_at": ""} == {**expected, "made_at": ""}
 
 
@@ -76,6 +80,28 @@ def test_what_must_be_known_of_a_case_is_told_with_it(predictor, place):
     assert first.warnings == ("T1: The background was -1 instead of 0; it was set to 0.",)
     assert second.warnings == ()
     assert json.loads((place / "out" / "case-0-m3ae.json").read_text())["warnings"] == list(first.warnings)
+    again, *_ = run(Cohort(predictor, place / "out"), place)
+    assert (again.reused, again.warnings) == (True, first.warnings)
+
+
+def test_files_that_were_left_out_are_named(predictor, place):
+    shutil.copy(place / "cases/case-0/case-0-t2w.nii.gz", place / "cases/case-0/case-0-adc.nii.gz")
+    run(Cohort(predictor, place / "out"), place)
+    record = json.loads((place / "out" / "case-0-m3ae.json").read_text())
+    assert list(record["files_unused"]) == ["case-0-adc.nii.gz"]
+    assert json.loads((place / "out" / "case-1-m3ae.json").read_text())["files_unused"] == {}
+
+
+def test_other_grids_are_resampled_and_said_or_refused(predictor, place):
+    image = place / "cases" / "case-0" / "case-0-t1n.nii.gz"
+    volume = read_volume(image)
+    write_image(image, volume.data[:-3], volume.affine)
+    (place / "strict").mkdir()
+    first, *rest = run(Cohort(predictor, place / "strict", same_grid=True), place)
+    assert first.error.code == "grids-differ"
+    assert all(isinstance(event, CaseSegmented) for event in rest)
+    first, *_ = run(Cohort(predictor, place / "out"), place)
+    assert first.warnings == ("T1: resampled to the grid of FLAIR.",)
 
 
 def test_a_bad_case_does_not_stop_the_others(predictor, place):
@@ -141,12 +167,12 @@ def images_exchanged_with_times_kept(place: Path) -> None:
 
 def of_another_model(place: Path) -> None:
     path, record = record_of(place)
-    path.write_text(json.dumps(record | {"model": record["model"] | {"fingerprint": "0" * 64}}))
+    path.write_text(json.dumps(sealed(record | {"model": record["model"] | {"fingerprint": "0" * 64}})))
 
 
 def of_version_0_1(place: Path) -> None:
     path, record = record_of(place)
-    del record["labels"]["sha256"], record["model"]["fingerprint"]
+    del record["labels"]["sha256"], record["model"]["fingerprint"], record["content_sha256"]
     path.write_text(json.dumps(record))
 
 
@@ -212,6 +238,16 @@ def test_times_do_not_matter(predictor, place):
     for file in (place / "cases").rglob("*.nii.gz"):
         file.touch()
     assert all(event.reused for event in run(Cohort(predictor, place / "out"), place))
+
+
+def test_a_result_from_the_future_is_ones_own(predictor, place):
+    """A clock that went wrong, or another computer's, decides nothing."""
+    run(Cohort(predictor, place / "out"), place)
+    for file in (place / "out").iterdir():
+        os.utime(file, (4e9, 4e9))
+    before = contents(place / "out")
+    assert all(event.reused for event in run(Cohort(predictor, place / "out"), place))
+    assert contents(place / "out") == before
 
 
 def test_a_damaged_result_is_done_over_and_kept_aside(predictor, place):

@@ -73,28 +73,19 @@ def test_an_unknown_state_is_a_mistake() -> None:
         Record("p", "lost")
 
 
-@pytest.mark.parametrize("reused", [False, True])
-def test_a_result_carries_the_warnings_of_its_sidecar(reused: bool, tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_text('{"warnings": ["T1 looks like T1c."]}')
-    event = CaseSegmented("p", 1, 1, "FLAIR", reused)
-    state = "done before" if reused else "done"
-    assert record_of(event, tmp_path / "p.nii.gz") == Record("p", state, "FLAIR", ("T1 looks like T1c.",))
-
-
-@pytest.mark.parametrize("sidecar", [None, "{", "[]", '{"warnings": 3}'])
-def test_a_sidecar_that_cannot_be_read_warns_of_nothing(sidecar: str | None, tmp_path: Path) -> None:
-    if sidecar is not None:
-        (tmp_path / "p.json").write_text(sidecar)
-    assert record_of(CaseSegmented("p", 1, 1, "T1", False), tmp_path / "p.nii").warnings == ()
+@pytest.mark.parametrize(("reused", "state"), [(False, "done"), (True, "done before")])
+def test_a_result_carries_its_warnings(reused: bool, state: str) -> None:
+    event = CaseSegmented("p", 1, 1, "FLAIR", reused, ("T1 looks like T1c.",))
+    assert record_of(event) == Record("p", state, "FLAIR", ("T1 looks like T1c.",))
 
 
 @pytest.mark.parametrize(
     ("code", "state"),
     [("exists", "stale"), ("edited", "edited"), ("asked", "asked"), ("truncated", "refused")],
 )
-def test_an_error_s_code_tells_the_state(code: str, state: str, tmp_path: Path) -> None:
+def test_an_error_s_code_tells_the_state(code: str, state: str) -> None:
     event = CaseFailed("p", 1, 1, InputError("It is so.", "Do this.", code=code))
-    assert record_of(event, tmp_path / "p.nii") == Record("p", state, message="It is so. Do this.")
+    assert record_of(event) == Record("p", state, message="It is so. Do this.")
 
 
 def test_folders_without_a_case_are_found(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
+from m3ae_core.seal import sealed
 from napari_m3ae import layers
 from napari_m3ae.autosave import Autosave
 from napari_m3ae.jobs import InlineRunner
@@ -189,7 +190,7 @@ def test_number_of_a_process_alone_says_little(session, folder, predictor, chang
     content = json.loads(path.read_text("utf-8"))
     assert content["owner"]["host"] == platform.node()
     content["owner"] |= changed
-    path.write_text(json.dumps(content), "utf-8")
+    path.write_text(json.dumps(sealed(content)), "utf-8")
     assert bool(Autosave(open_session(predictor), folder).found()) is offered
 
 
@@ -378,7 +379,7 @@ def test_latest_edits_are_offered_first(folder, predictor, tmp_path, session, wr
     (path,) = folder.glob("*.json")
     content = json.loads(path.read_text("utf-8"))
     for name, when in (("old", "2001-01-01T00:00:00+00:00"), ("new", "2999-01-01T00:00:00")):
-        (folder / f"{name}.json").write_text(json.dumps({**content, "case": name, "when": when}))
+        (folder / f"{name}.json").write_text(json.dumps(sealed({**content, "case": name, "when": when})))
     found = Autosave(open_session(predictor), folder).found()
     assert [record.case for record in found] == ["new", "patient", "old"]
 

@@ -59,7 +59,8 @@ def same_state(one, two):
     a, b = (flat(load_pickle(folder / "checkpoint.pt")) for folder in (one, two))
     assert a.keys() == b.keys()
     return all(
-        torch.equal(torch.as_tensor(a[name]), torch.as_tensor(b[name])) for name in a if a[name] is not None
+        torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        for name, value in a.items()
     )
 
 

@@ -16,7 +16,7 @@ def benchmark(
     *,
     cases: Path,
     output: Path,
-    scheme: KnownScheme,
+    scheme: KnownScheme | None = None,
     bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     split: OptionalPath = None,
     device: Device = "auto",
@@ -30,7 +30,8 @@ def benchmark(
     Args:
         cases: Folder of cases or manifest of `m3ae scan`, each with all sequences and a label map.
         output: Folder for the results; made if needed.
-        scheme: Label scheme of the cases; the same numbers mean other tissues in other releases.
+        scheme: Label scheme of the cases, which must be stated here or in the manifest: the same numbers mean other
+            tissues in other releases.
         bundle: Folders of the models, compared side by side; the built-in model if left out.
         split: Split folder (its test.txt), or a text file with one name a line; all cases if left out.
         device: auto takes CUDA where there is any.
@@ -39,9 +40,9 @@ def benchmark(
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
     from m3ae_core.data.case import find_cases
+    from m3ae_core.data.schemes import refuse_own_schemes, scheme_words, schemes_of
     from m3ae_core.data.splits import read_part, select
     from m3ae_core.evaluation.benchmark import run
-    from m3ae_core.regions import scheme_named
     from m3ae_core.report.benchmark import write_report
     from m3ae_core.report.canvas import new_figure
 
@@ -50,7 +51,10 @@ def benchmark(
     chosen = find_cases(cases, bundles[0].config.modality_set)
     if split:
         chosen = select(chosen, read_part(split, "test"))
-    events = run(bundles, chosen, output, scheme=scheme_named(scheme), device=device, arithmetic=arithmetic)
+    schemes = schemes_of(chosen, [scheme] if scheme else [])
+    refuse_own_schemes(schemes)
+    print(scheme_words(schemes))
+    events = run(bundles, chosen, output, schemes=schemes, device=device, arithmetic=arithmetic)
     results = follow(events)
     print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))
     print(results.record["notice"])

@@ -24,7 +24,7 @@ def calibrate(
     bundle: Positional[Path],
     *,
     cases: Folders = (),
-    scheme: Schemes = ("brats2023",),
+    scheme: Schemes = (),
     mixup: Folders = (),
     output: OptionalFolder = None,
     device: Device = "auto",
@@ -39,7 +39,8 @@ def calibrate(
         bundle: The model's folder.
         cases: Folders of case folders with all sequences and a label map; nine cases or more that the model was not
             trained on.
-        scheme: Label scheme of the cases: one for all, or one for each folder.
+        scheme: Label scheme of the cases, which must be stated here or in a manifest: one for all, or one for each
+            folder.
         mixup: Two or more folders of case folders for the mix-up rule, one a collection; the model may have been
             trained on them, and they need no labels.
         output: Folder of the calibrated model; the model's own if left out.
@@ -48,12 +49,6 @@ def calibrate(
     if not (cases or mixup):
         raise ConfigError(
             "There is nothing to learn from.", "Give --cases, --mixup, or both.", code="arguments"
-        )
-    if len(scheme) not in (1, len(cases)):
-        raise ConfigError(
-            f"There are {len(cases)} folders and {len(scheme)} label schemes.",
-            "Give one scheme for all folders, or one for each.",
-            code="arguments",
         )
     home = output or bundle
     ensure_writable(make_folder(home) / "bundle.json")
@@ -69,16 +64,13 @@ def calibrate(
 
 def _with_calibration(model: Bundle, cases: Sequence[Path], scheme: Sequence[str], device: str) -> Bundle:
     from m3ae_core.data.case import find_cases
+    from m3ae_core.data.schemes import scheme_words, with_schemes
     from m3ae_core.evaluation.calibrate import calibrate as run
     from m3ae_core.evaluation.calibrate import with_calibration
-    from m3ae_core.regions import scheme_named
 
-    schemes = list(scheme) * (len(cases) if len(scheme) == 1 else 1)
-    labelled = [
-        (files, scheme_named(name))
-        for folder, name in zip(cases, schemes, strict=True)
-        for files in find_cases(folder, model.config.modality_set)
-    ]
+    modalities = model.config.modality_set
+    labelled = with_schemes([find_cases(folder, modalities) for folder in cases], scheme)
+    print(scheme_words({files.name: own for files, own in labelled}))
     calibration = follow(run(model, labelled, device))
     print(f"calibrated on {calibration.cases} cases")
     return with_calibration(model, calibration)

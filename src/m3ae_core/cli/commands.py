@@ -42,8 +42,10 @@ def evaluate(
         scheme: Label scheme of the prediction, where its sidecar or values do not tell.
         reference_scheme: Label scheme of the reference; must be stated where no sidecar tells.
     """
-    from m3ae_core.evaluation.metrics import compare_files
+    from m3ae_core.evaluation.metrics import compare_files, file_scheme
 
+    ours, theirs = file_scheme(prediction, scheme), file_scheme(reference, reference_scheme)
+    print(f"label scheme {ours.name} (prediction), {theirs.name} (reference)")
     print_dice(compare_files(prediction, reference, scheme, reference_scheme))
 
 

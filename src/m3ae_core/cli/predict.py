@@ -62,6 +62,8 @@ class Options:
         Call the enhancing tumour assessable without T1c, too; the labels are the same.
     orientation
         Where the stored axes of files run whose headers do not tell it, as RAS or LPS; files that tell it are refused.
+    same_grid
+        Refuse images of a case that lie on different grids; else they are resampled to the first one's, with a warning.
     compiled
         Compile the network first; worth it for many cases on a GPU.
     readers
@@ -81,6 +83,7 @@ class Options:
     same_patient: bool = False
     assess_et: bool = False
     orientation: OptionalCodes = None
+    same_grid: bool = False
     compiled: bool = False
     readers: int = 1
 
@@ -192,12 +195,12 @@ def _predict_case(case: Path | None, given: Mapping[str, Path], options: Options
     _check_output(options, files.images.values())
     if check:
         refuse_names_that_disagree(files.images, modalities)
-    content = read_case(files, modalities, options.orientation)
+    content = read_case(files, modalities, options.orientation, same_grid=options.same_grid)
     if not options.discard_edits:
         refuse_edited(options.output, content)
     scheme = scheme_named(options.scheme)
     prediction = follow(predictor.run(content, scheme, check=check, same_patient=options.same_patient))
-    prediction.provenance["files_unused"] = {printable(path.name): why for path, why in files.unused}
+    prediction.provenance["files_unused"] = files.unused_names
     if options.uncertainty:
         save_uncertainty(prediction, options.uncertainty)
     labels, sidecar = save_prediction(prediction, options.output)
@@ -238,6 +241,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
         discard_edits=options.discard_edits,
         same_patient=options.same_patient,
         orientation=options.orientation,
+        same_grid=options.same_grid,
     )
     if left_out := sum(len(files.unused) for files in cases):
         print(f"{left_out} image files are left out; `m3ae scan {printable(folder)}` names each and says why")
@@ -245,7 +249,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
 
     def recorded() -> Iterator[CaseSegmented | CaseFailed]:
         for event in cohort.run(cases[share.part], unusable if share.number == 1 else {}):
-            records.append(record_of(event, cohort.path_of(event.case)))
+            records.append(record_of(event))
             if share.count > 1:  # what is done is known if this process is killed
                 write_summary(output / share.summary, records)
             yield event

@@ -16,6 +16,7 @@ from m3ae_core.modalities import ModalitySet
 
 if TYPE_CHECKING:
     from m3ae_core.config import ModelConfig, StageConfig
+    from m3ae_core.training.schedule import Budget
 
 HardwareOptions = Annotated[Hardware, OmitArgPrefixes]
 HARDWARE = Hardware()
@@ -28,6 +29,7 @@ def pretrain(
     output: Path,
     split: OptionalPath = None,
     name_cases: bool = False,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
@@ -38,6 +40,7 @@ def pretrain(
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
@@ -46,7 +49,9 @@ def pretrain(
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = chosen_cases(cases, split, settings.model.modality_set)
-    plan = stages.Plan(settings, chosen, output, hardware=hardware, name_cases=name_cases)
+    plan = stages.Plan(
+        settings, chosen, output, hardware=hardware, name_cases=name_cases, budget=_budget(minutes)
+    )
     if follow(stages.pretrain(plan)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
@@ -59,6 +64,7 @@ def invert(
     epochs: int = 6,
     learning_rate: float = 0.01,
     split: OptionalPath = None,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Learn a bundle's substitute image anew against its frozen autoencoder (Eqn. 1). Resumes like stage 1.
@@ -70,6 +76,7 @@ def invert(
         epochs: Passes over the cases.
         learning_rate: Of the substitute.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.bundle import load_bundle
@@ -80,7 +87,10 @@ def invert(
     settings = inversion_recipe(load_bundle(bundle), epochs, learning_rate)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = chosen_cases(cases, split, settings.model.modality_set)
-    if follow(run(Plan(settings, chosen, output, hardware=hardware), bundle)) is not None:
+    if (
+        follow(run(Plan(settings, chosen, output, hardware=hardware, budget=_budget(minutes)), bundle))
+        is not None
+    ):
         print(f"bundle {printable(output / 'bundle')}")
 
 
@@ -96,6 +106,7 @@ def finetune(
     scheme: tuple[str, ...] = (),
     weight: tuple[str, ...] = (),
     name_cases: bool = False,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 2: learn to segment with any subset, starting from stage 1. Resumes like stage 1.
@@ -109,14 +120,15 @@ def finetune(
         validation: Folder of validation cases, if they are not in the folder of cases.
         validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
             split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases, which must be stated; PATTERN=SCHEME after it for those whose name or folder
-            matches, as in brats2023 'BraTS2021_*=brats2021'.
+        scheme: Label scheme of the cases, which must be stated here or in the manifest; PATTERN=SCHEME after it for
+            those whose name or folder matches, as in brats2023 'BraTS2021_*=brats2021'.
         weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.data.schemes import schemes_of, weights_of
+    from m3ae_core.data.schemes import scheme_words, schemes_of, weights_of
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
@@ -125,6 +137,7 @@ def finetune(
     chosen = chosen_cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
+    print(scheme_words(schemes))
     plan = stages.Plan(
         settings,
         chosen,
@@ -133,6 +146,7 @@ def finetune(
         weights=weights_of(chosen, weight),
         hardware=hardware,
         name_cases=name_cases,
+        budget=_budget(minutes),
     )
     if follow(stages.finetune(plan, _bundle(pretrained), held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
@@ -155,6 +169,12 @@ def _bundle(path: Path) -> Path:
     from m3ae_core.data.builtin import builtin_bundle
 
     return builtin_bundle() if path == Path("builtin") and not path.exists() else path
+
+
+def _budget(minutes: float | None) -> Budget | None:
+    from m3ae_core.training.schedule import Budget
+
+    return None if minutes is None else Budget(minutes)
 
 
 def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:

@@ -127,15 +127,23 @@ class Case:
         return replace(self, volumes={name: self.volumes[name] for name in subset.present})
 
 
-def read_case(files: CaseFiles, modalities: ModalitySet = BRATS, orientation: str | None = None) -> Case:
+def read_case(
+    files: CaseFiles,
+    modalities: ModalitySet = BRATS,
+    orientation: str | None = None,
+    *,
+    same_grid: bool = False,
+) -> Case:
     """Read the sequences of a case, whose headers tell no orientation if `orientation` (``LPS``, ...) is given.
+
+    `same_grid` refuses images that would have to be resampled.
 
     Raises
     ------
     InputError
         If a file must be asked for (``unclear``), there is no sequence (``no-sequence``), the sequences make no
-        :class:`Case`, or a file cannot be used (the codes of
-        :func:`~m3ae_core.data.volume.read_volume` and, with `orientation`,
+        :class:`Case`, they differ in their grid and must not (``grids-differ``), or a file cannot be used (the codes
+        of :func:`~m3ae_core.data.volume.read_volume` and, with `orientation`,
         :func:`~m3ae_core.data.orientation.oriented`).
     ConfigError
         If a name does not belong to the modality set, or the orientation is none.
@@ -148,6 +156,8 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS, orientation: st
         volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
     if orientation is not None:
         volumes = {name: oriented(volume, orientation) for name, volume in volumes.items()}
+    if same_grid:
+        require_same_grid(volumes)
     return Case(files.name, modalities, volumes)
 
 

@@ -26,6 +26,7 @@ from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
 from m3ae_core.data.transplant import can_give, transplant
 from m3ae_core.regions import LabelScheme, encode
+from m3ae_core.seal import file_is_whole
 
 Sample = TypeVar("Sample")
 #: Image (N, D, H, W) and regions (R, D, H, W) of a case on the template.
@@ -69,8 +70,8 @@ def cache_case(
 ) -> CachedCase:
     """Return `case`, with whichever of the model's modalities it has, from the cache in `folder`, made now if need be.
 
-    The key is made of the content of the files and of everything that shapes the arrays. Without `labelled`, labels are
-    neither needed nor read.
+    The key is made of the content of the files and of everything that shapes the arrays; an array that is not what was
+    written under it is made anew. Without `labelled`, labels are neither needed nor read.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def cache_case(
     key = _key(case, model, scheme if labelled else None)
     image_file = folder / f"{key}-image.npy"
     regions_file = folder / f"{key}-regions.npy" if labelled else None
-    if not all(path.exists() for path in (image_file, regions_file) if path):
+    if not all(_is_whole(path) for path in (image_file, regions_file) if path):
         content = _read(case, model)
         standard = standardise(content, model)
         regions = _regions(case, content, standard.grid, model, scheme) if labelled else None
@@ -216,6 +217,14 @@ def _cut(
     if len(regions):
         masks = nnunet.cut(regions, start, stage.crop, change) > 0.5
     return nnunet.vary(turned, int(rng.integers(2**32))), masks
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an array is there, as it was written under this name."""
+    try:
+        return bool(file_is_whole(path, path.name))
+    except OSError:
+        return False
 
 
 def _read(case: CaseFiles, model: ModelConfig) -> Case:

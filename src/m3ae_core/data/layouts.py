@@ -19,7 +19,8 @@ from m3ae_core.data.matching import (
     refuse_questions,
     sort_files,
 )
-from m3ae_core.data.recognition import NO_WORD, recognise
+from m3ae_core.data.per_sequence import cases_per_sequence
+from m3ae_core.data.recognition import NO_WORD, Recognised, recognise
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet
 
@@ -67,11 +68,14 @@ def sort_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
         With the codes of :func:`find_case` but ``unclear``.
     """
     folder = Path(folder)
-    paths = _nifti_files(folder) or _one_each(folder, modalities)
-    files = sort_files(paths, modalities, read_channels(folder))
+    home = _images_folder(folder)
+    paths = _nifti_files(home) or _one_each(home, modalities)
+    files = sort_files(paths, modalities, read_channels(home))
+    if not paths and len(alike := _per_sequence(home, modalities)) == 1:
+        files = next(iter(alike.values()))
     if not files.images and not files.questions:
         raise foreign_images(folder) or no_sequence("No sequence was found here", modalities, folder)
-    return replace(files, name=folder.absolute().name, unused=files.unused + _foreign(folder))
+    return replace(files, name=folder.absolute().name, unused=files.unused + _foreign(home))
 
 
 def find_cases(folder: Path | str, modalities: ModalitySet = BRATS) -> tuple[CaseFiles, ...]:
@@ -156,9 +160,9 @@ def _walk(folder: Path, search: _Search, depth: int) -> Iterator[tuple[Path | No
     A case that is a folder comes with it; one of many whose files lie in one folder comes with None.
     """
     paths = _nifti_files(folder)
-    if paths or (paths := _one_each(folder, search.modalities)):
+    if paths or (paths := _one_each(folder, search.modalities)) or depth:
         try:
-            cases = _cases_among(paths, folder, search)
+            cases = _cases_among(paths, folder, search) if paths else _cases_per_sequence(folder, search)
         except InputError as error:
             search.unusable[_named(folder, search.root)] = error
             return
@@ -168,6 +172,23 @@ def _walk(folder: Path, search: _Search, depth: int) -> Iterator[tuple[Path | No
         search.seen.extend(printable(path.relative_to(search.root)) for path in paths)
     for child in _folders(folder) if depth else ():
         yield from _walk(child, search, depth - 1)
+
+
+def _cases_per_sequence(folder: Path, search: _Search) -> list[tuple[Path | None, CaseFiles]]:
+    """Return the cases in a folder of one folder per sequence; a single one that says no number is called after it."""
+    found = _per_sequence(folder, search.modalities)
+    alone = len(found) == 1 and not re.search(r"\d", next(iter(found)))
+    return [(folder if alone else None, files) for files in found.values()]
+
+
+def _per_sequence(folder: Path, modalities: ModalitySet) -> dict[str, CaseFiles]:
+    return cases_per_sequence({child: _nifti_files(child) for child in _folders(folder)}, modalities)
+
+
+def _images_folder(folder: Path) -> Path:
+    """Return where a case's images lie: in BIDS in the folder ``anat``, else in its own."""
+    anat = folder / "anat"
+    return anat if not _nifti_files(folder) and anat.is_dir() and _nifti_files(anat) else folder
 
 
 def _cases_among(paths: list[Path], folder: Path, search: _Search) -> list[tuple[Path | None, CaseFiles]]:
@@ -206,12 +227,28 @@ def _flat_cohort(
     several = sum(len(group) > 1 for group in groups.values())
     if not nnunet and 2 * several < len(groups):
         return {}
+    _refuse_one_case_of_several_names(groups, said)
     for path in paths:
         if path not in {member for group in groups.values() for member in group}:
             owners = [case for case in groups if re.match(re.escape(case) + r"(?![A-Za-z0-9])", path.name)]
             if owners:
                 groups[max(owners, key=len)].append(path)
     return groups
+
+
+def _refuse_one_case_of_several_names(
+    groups: Mapping[str, list[Path]], said: Mapping[Path, Recognised]
+) -> None:
+    """Refuse files with several names in front that share no sequence: they may be one case, or cases cut short."""
+    kinds = [said[path].kind for group in groups.values() for path in group]
+    if len(groups) > 1 and len(set(kinds)) == len(kinds) and all(kinds):
+        raise InputError(
+            f"The files are called after {' and '.join(map(printable, sorted(groups)))}, and together they are one set "
+            "of sequences: is it one case, or several?",
+            "Give a case's files one name in front, or each case a folder of its own.",
+            path=next(iter(said)).parent,
+            code="unclear",
+        )
 
 
 def _nnunet_labels(folder: Path, case: str) -> Path | None:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from m3ae_core.data.matching import CaseFiles
+from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.errors import InputError, printable
 from m3ae_core.files import atomic_write
 from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.regions import scheme_named
 
 
 def folder_of(files: CaseFiles) -> Path:
@@ -19,9 +21,10 @@ def folder_of(files: CaseFiles) -> Path:
 
 
 def write_manifest(cases: Iterable[CaseFiles], path: Path, modalities: ModalitySet = BRATS) -> Path:
-    """Write a line for each case: its name, folder, the file of each sequence, the labels, and the files to ask for.
+    """Write a line for each case: name, folder, file of each sequence, labels, their scheme, and the files to ask for.
 
-    A file in the column ``asked`` is answered by writing it into the column of its sequence, or by deleting it.
+    The column ``scheme`` tells what a sidecar says, and waits to be filled in where none does. A file in the column
+    ``asked`` is answered by writing it into the column of its sequence, or by deleting it.
 
     Raises
     ------
@@ -32,7 +35,7 @@ def write_manifest(cases: Iterable[CaseFiles], path: Path, modalities: ModalityS
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             table = csv.writer(stream)
-            table.writerow(["case", "folder", *modalities.names, "labels", "asked"])
+            table.writerow(["case", "folder", *modalities.names, "labels", "scheme", "asked"])
             table.writerows(_line(files, modalities) for files in cases)
 
     return atomic_write(path, write)
@@ -45,6 +48,8 @@ def read_manifest(path: Path, modalities: ModalitySet = BRATS) -> tuple[CaseFile
     ------
     InputError
         If the file cannot be read (``missing``, ``unreadable``) or is no manifest (``manifest``).
+    ConfigError
+        If it states a label scheme that is none.
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -70,7 +75,9 @@ def _line(files: CaseFiles, modalities: ModalitySet) -> list[str]:
     folder = folder_of(files)
     images = [relative(files.images.get(name), folder) for name in modalities.names]
     asked = "; ".join(path.name for path, _ in files.questions)
-    return [files.name, str(folder), *images, relative(files.labels, folder), asked]
+    saved = saved_scheme(files.labels) if files.labels else None
+    scheme = files.scheme or (saved.name if saved else "")
+    return [files.name, str(folder), *images, relative(files.labels, folder), scheme, asked]
 
 
 def relative(path: Path | None, folder: Path) -> str:
@@ -94,4 +101,20 @@ def _case(row: Mapping[str, str | None], home: Path, modalities: ModalitySet) ->
         "Which sequence is it? Write it into the column of its sequence, or delete it from the column asked."
     )
     questions = tuple((path, question) for path in asked if path not in files.values())
-    return CaseFiles(name, files, labels, (), questions)
+    return CaseFiles(name, files, labels, (), questions, _scheme(row.get("scheme") or "", home))
+
+
+def _scheme(cell: str, home: Path) -> str | None:
+    """Return the label scheme in a cell, None if it is empty; a file's (.toml) starts at the manifest's folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such scheme.
+    """
+    cell = cell.strip()
+    if not cell:
+        return None
+    stated = str(home / cell) if cell.lower().endswith(".toml") else cell
+    scheme_named(stated)
+    return stated

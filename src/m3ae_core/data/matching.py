@@ -31,6 +31,8 @@ class CaseFiles:
         The image files that were left out, each with the reason.
     questions
         The files whose names contradict themselves, each with what is asked; a case with questions is not read.
+    scheme
+        The label scheme of the label map, where a manifest states it.
     """
 
     name: str
@@ -38,6 +40,12 @@ class CaseFiles:
     labels: Path | None
     unused: tuple[tuple[Path, str], ...] = ()
     questions: tuple[tuple[Path, str], ...] = ()
+    scheme: str | None = None
+
+    @property
+    def unused_names(self) -> dict[str, str]:
+        """The names of the files that were left out, each with the reason, ready for JSON."""
+        return {printable(path.name): why for path, why in self.unused}
 
 
 def match_files(

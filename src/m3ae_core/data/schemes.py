@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.errors import ConfigError
-from m3ae_core.regions import LabelScheme, scheme_named
+from m3ae_core.regions import SCHEMES, LabelScheme, scheme_named
 
 
 def schemes_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, LabelScheme]:
-    """Return the label scheme of every case, by its name.
+    """Return the label scheme of every case, by its name: the one that its manifest states, else as the rules say.
 
     Parameters
     ----------
@@ -34,10 +35,11 @@ def schemes_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, La
     for rule in rules:
         pattern, _, scheme = rule.rpartition("=")
         found |= dict.fromkeys(cases_matching(cases, pattern or "*", "label scheme"), scheme_named(scheme))
+    found |= {case.name: scheme_named(case.scheme) for case in cases if case.scheme}
     if without := [case.name for case in cases if case.name not in found]:
         raise ConfigError(
             f"The label scheme of {', '.join(without)} is not stated.",
-            "Name a scheme for all cases beside those for some.",
+            "Name a scheme for all cases beside those for some: the same numbers mean other tissues in other releases.",
             code="no-scheme",
         )
     return found
@@ -91,3 +93,46 @@ def _fits(case: CaseFiles, pattern: str) -> bool:
         part for path in (*case.images.values(), case.labels) if path for part in path.absolute().parent.parts
     }
     return any(fnmatchcase(name, pattern) for name in (case.name, *above))
+
+
+def with_schemes(
+    folders: Sequence[Sequence[CaseFiles]], names: Sequence[str]
+) -> list[tuple[CaseFiles, LabelScheme]]:
+    """Return the cases of several folders with their label schemes: `names` holds one for all, one for each, or none.
+
+    Raises
+    ------
+    ConfigError
+        If there are other numbers of names and folders (``arguments``), or nothing states a case's scheme
+        (``no-scheme``).
+    """
+    if len(names) not in (0, 1, len(folders)):
+        raise ConfigError(
+            f"There are {len(folders)} folders and {len(names)} label schemes.",
+            "Give one scheme for all folders, or one for each.",
+            code="arguments",
+        )
+    found = []
+    for number, cases in enumerate(folders):
+        schemes = schemes_of(cases, names[number : number + 1] if len(names) > 1 else names)
+        found += [(files, schemes[files.name]) for files in cases]
+    return found
+
+
+def refuse_own_schemes(schemes: Mapping[str, LabelScheme]) -> None:
+    """Refuse a scheme of one's own, of which the results would keep nothing but the name.
+
+    Raises
+    ------
+    ConfigError
+        With code ``scheme``.
+    """
+    if own := sorted({scheme.name for scheme in schemes.values() if SCHEMES.get(scheme.name) != scheme}):
+        fix = f"Renumber the labels after one of {', '.join(SCHEMES)}."
+        raise ConfigError(f"A benchmark keeps no label scheme of one's own ({own[0]}).", fix, code="scheme")
+
+
+def scheme_words(schemes: Mapping[str, LabelScheme]) -> str:
+    """Say which label schemes cases, by name, follow: ``label scheme (cases): brats2023 (12), brats2021 (3)``."""
+    counts = Counter(scheme.name for scheme in schemes.values())
+    return "label scheme (cases): " + ", ".join(f"{name} ({count})" for name, count in counts.items())

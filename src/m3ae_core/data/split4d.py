@@ -18,11 +18,15 @@ from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.files import atomic_write, make_folder
 from m3ae_core.modalities import BRATS
 
+#: Header fields that hold free text, in which converters keep names, dates and paths.
+_FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name")
+
 
 def split_4d(path: Path, order: Sequence[str], folder: Path) -> tuple[Path, ...]:
     """Write the volumes of a 4-D NIfTI file (X, Y, Z, N) as ``NAME_FLAIR.nii.gz`` and so on into `folder`.
 
-    `order` names the sequence of each volume. Voxels keep their values and type, and the header its affines.
+    `order` names the sequence of each volume. Voxels keep their values and type, and the header its affines; its
+    free text and extensions stay behind, since they may name the patient.
 
     Raises
     ------
@@ -80,9 +84,13 @@ def _parts(image: Any, path: Path) -> list[Any]:
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise _damaged(path) from error
     slope, inter = image.dataobj.slope, image.dataobj.inter
+    header = image.header.copy()
+    header.extensions.clear()
+    for field in _FREE_TEXT:
+        header[field] = b""
     parts = []
     for volume in range(stored.shape[3]):
-        part = nib.Nifti1Image(stored[..., volume], None, image.header)
+        part = nib.Nifti1Image(stored[..., volume], None, header)
         part.header.set_slope_inter(slope, inter)
         parts.append(part)
     return parts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ def run(
     folder: Path,
     *,
     scheme: LabelScheme = BRATS_2023,
+    schemes: Mapping[str, LabelScheme] = MappingProxyType({}),
     device: str = "auto",
     arithmetic: Measured = "float32",
 ) -> Iterator[Progress | CaseMeasured | Results]:
@@ -61,6 +63,8 @@ def run(
         The results folder; made if needed.
     scheme
         Label scheme of the cases.
+    schemes
+        That of single cases, by name, where it is another.
     device
         ``auto``, ``cpu`` or ``cuda``.
     arithmetic
@@ -75,7 +79,8 @@ def run(
     OutputError
         If the folder cannot be written.
     """
-    plan = make_plan(bundles, folder, scheme, arithmetic)
+    own = {files.name: schemes.get(files.name, scheme) for files in cases}
+    plan = make_plan(bundles, folder, own, arithmetic)
     check_cases(cases, plan.modalities)
     predictors = [Predictor(bundle, device, arithmetic=arithmetic) for bundle in bundles]
     _make_folders(plan)
@@ -134,7 +139,7 @@ def _measure(
     overlaps: dict[str, dict[str, Overlap]] = {}
     for done, subset in enumerate(subsets):
         yield Progress(f"{case.name} from {subset}", done, len(subsets))
-        labels = predictor.predict(case.only(*subset.present), plan.scheme, shared).labels
+        labels = predictor.predict(case.only(*subset.present), plan.schemes[case.name], shared).labels
         predictions[str(subset)] = labels
         overlaps[str(subset)] = _overlaps(labels, reference, case, plan)
     write_slices(slices_file(plan.folder, key["fingerprint"], case.name), cut(case, reference, predictions))
@@ -147,8 +152,8 @@ def _overlaps(labels: Labels, reference: Labels, case: Case, plan: Plan) -> dict
     spacing = next(iter(case.volumes.values())).spacing
     masks = zip(
         plan.regions,
-        encode(labels, plan.scheme, plan.regions),
-        encode(reference, plan.scheme, plan.regions),
+        encode(labels, plan.schemes[case.name], plan.regions),
+        encode(reference, plan.schemes[case.name], plan.regions),
         strict=True,
     )
     return {region.name: overlap(ours, theirs, spacing) for region, ours, theirs in masks}

@@ -127,6 +127,11 @@ def compare_files(
     return dice_by_region(predicted.data, truth.data, *schemes)
 
 
+def file_scheme(path: Path, name: str | None) -> LabelScheme:
+    """Return the scheme of a label map: the one called `name`, else as :func:`compare_files` finds it."""
+    return _scheme(read_labels(path), name)
+
+
 def _scheme(labels: Volume, name: str | None) -> LabelScheme:
     if name is not None:
         return scheme_named(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from m3ae_core.regions import REGIONS, LabelScheme, Region
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed through a benchmark; `folder` is where its results go."""
+    """What is fixed through a benchmark; `folder` is where its results go, `schemes` are those of the cases by name."""
 
     folder: Path
     models: tuple[Model, ...]
     modalities: ModalitySet
     regions: tuple[Region, ...]
-    scheme: LabelScheme
+    schemes: Mapping[str, LabelScheme]
     arithmetic: str
 
     def key(self, model: Model, case: str, case_sha256: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ class Plan:
             "fingerprint": model.fingerprint,
             "case": case,
             "case_sha256": case_sha256,
-            "scheme": self.scheme.name,
+            "scheme": self.schemes[case].name,
             "arithmetic": self.arithmetic,
             "modalities": "+".join(self.modalities.names),
             "code_version": __version__,
@@ -58,12 +58,15 @@ class Plan:
             "bundles": [asdict(model) for model in self.models],
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
-            "scheme": self.scheme.name,
+            "scheme": ", ".join(sorted({self.schemes[name].name for name in cases})),
             "arithmetic": self.arithmetic,
             "conventions": {convention.name: convention.description for convention in CONVENTIONS},
             "devices": sorted({measurement.device for measurement in measurements}),
             "case_list_sha256": _digest(f"{name} {cases[name]}" for name in sorted(cases)),
-            "cases": [{"name": name, "sha256": digest} for name, digest in cases.items()],
+            "cases": [
+                {"name": name, "sha256": digest, "scheme": self.schemes[name].name}
+                for name, digest in cases.items()
+            ],
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -73,8 +76,10 @@ class Plan:
         }
 
 
-def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme, arithmetic: str) -> Plan:
-    """Plan a benchmark of bundles that were loaded from disk.
+def make_plan(
+    bundles: Sequence[Bundle], folder: Path, schemes: Mapping[str, LabelScheme], arithmetic: str
+) -> Plan:
+    """Plan a benchmark of bundles that were loaded from disk, on cases whose label schemes are given by name.
 
     Sequences come in the order of BraTS where they are its four, else in that of the first bundle.
 
@@ -98,7 +103,7 @@ def make_plan(bundles: Sequence[Bundle], folder: Path, scheme: LabelScheme, arit
             )
     modalities = BRATS if {*first.modalities} == {*BRATS.names} else first.modality_set
     regions = tuple(region for region in REGIONS if region.name in first.regions)
-    return Plan(folder, _identify(bundles), modalities, regions, scheme, arithmetic)
+    return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic)
 
 
 def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:

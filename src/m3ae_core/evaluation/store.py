@@ -8,8 +8,10 @@ the model's fingerprint.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.metrics import Overlap
@@ -60,12 +62,14 @@ def load_results(folder: Path) -> Results:
         models = tuple(Model(**model) for model in record["bundles"])
         modalities, regions = tuple(record["modalities"]), tuple(record["regions"])
         shared = {
-            "scheme": record["scheme"],
             "modalities": "+".join(modalities),
             "code_version": record["made_by"]["napari-m3ae"],
         }
         shared |= {"arithmetic": record["arithmetic"]} if "arithmetic" in record else {}  # of 0.1: not known
-        cases = [{"case": c["name"], "case_sha256": c["sha256"], **shared} for c in record["cases"]]
+        cases = [
+            {"case": c["name"], "case_sha256": c["sha256"], "scheme": scheme_of(record, c["name"]), **shared}
+            for c in record["cases"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "No finished benchmark is in this folder.",
@@ -75,6 +79,12 @@ def load_results(folder: Path) -> Results:
         ) from error
     measurements = tuple(_recorded(folder, model, case) for case in cases for model in models)
     return Results(folder, record, models, modalities, regions, measurements)
+
+
+def scheme_of(record: Mapping[str, Any], case: str) -> str:
+    """Return the name of the label scheme that a case was measured with; in a record of 0.1 all share one."""
+    own = {entry["name"]: entry.get("scheme") for entry in record["cases"]}
+    return str(own[case] or record["scheme"])
 
 
 def _recorded(folder: Path, model: Model, wanted: dict[str, str]) -> Measurement:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from m3ae_core.data.case import Case, CaseFiles, read_case, refuse_repeated_names
 from m3ae_core.data.naming import refuse_names_that_disagree
 from m3ae_core.data.preprocess import Standardiser
+from m3ae_core.data.sidecar import recorded_warnings
 from m3ae_core.errors import M3AEError, OutputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.predictor import Predictor, save_prediction, save_uncertainty
@@ -60,6 +61,8 @@ class Cohort:
         The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
     orientation
         The orientation of images whose headers tell none; None if they are taken as stored.
+    same_grid
+        Refuse a case whose images lie on different grids, which are resampled otherwise.
     """
 
     predictor: Predictor
@@ -72,6 +75,7 @@ class Cohort:
     discard_edits: bool = False
     same_patient: bool = False
     orientation: str | None = None
+    same_grid: bool = False
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
@@ -128,7 +132,9 @@ class Cohort:
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
-        case = read_case(files, self.predictor.config.modality_set, self.orientation)
+        case = read_case(
+            files, self.predictor.config.modality_set, self.orientation, same_grid=self.same_grid
+        )
         uncertainty = self.uncertainty_of(files.name)
         complete = uncertainty is None or uncertainty.exists()
         if (known := self._known(files, case)) is not None and (complete or known.edited):
@@ -145,6 +151,7 @@ class Cohort:
         prediction = self.predictor.predict(
             content.case, self.scheme, content, check=self.check, same_patient=self.same_patient
         )
+        prediction.provenance["files_unused"] = files.unused_names
 
         def save() -> Outcome:
             if uncertainty := self.uncertainty_of(files.name):
@@ -166,7 +173,7 @@ class Cohort:
             kept = f"The result was kept as it is: {found.why}. --discard-edits replaces it."
             return Outcome(str(case.subset), reused=True, warnings=(kept,), edited=True)
         if found.state == "done before" and not self.overwrite:
-            return Outcome(str(case.subset), reused=True)
+            return Outcome(str(case.subset), reused=True, warnings=recorded_warnings(path))
         if found.state == "stale" and not self.overwrite:
             raise OutputError(
                 f"There is a result of something else: {found.why}.",

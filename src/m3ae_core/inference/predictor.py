@@ -42,6 +42,7 @@ from m3ae_core.modalities import Subset
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.model.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
+from m3ae_core.seal import sealed
 from m3ae_core.trust.calibration import Calibration
 from m3ae_core.trust.enhancement import unassessable
 from m3ae_core.trust.judge import brain_of, judge
@@ -308,7 +309,8 @@ def save_uncertainty(prediction: Prediction, path: Path) -> Path:
 def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     """Write the labels (NIfTI) and, beside them, the JSON sidecar; return both paths.
 
-    The sidecar names the SHA-256 of the labels' voxels, so that one that a kill left behind is not believed.
+    The sidecar names the SHA-256 of the labels' voxels, so that one that a kill left behind is not believed, and that
+    of its own content.
 
     Raises
     ------
@@ -319,5 +321,5 @@ def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     ensure_writable(sidecar)
     described = {**prediction.provenance.get("labels", {}), "sha256": voxel_sha256(prediction.labels)}
     write_labels(path, prediction.labels, prediction.affine)
-    write_json(sidecar, {**prediction.provenance, "labels": described})
+    write_json(sidecar, sealed({**prediction.provenance, "labels": described}))
     return path, sidecar

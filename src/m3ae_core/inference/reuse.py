@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from m3ae_core.data.case import Case
-from m3ae_core.data.sidecar import sidecar_of
+from m3ae_core.data.sidecar import read_sidecar
 from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError, OutputError
 
@@ -53,7 +52,7 @@ def find_result(path: Path, case: Case, wanted: Mapping[str, Any]) -> Found | No
         labels = read_labels(path)
     except InputError as error:
         return Found("damaged", error.problem)
-    record = _record(path)
+    record = read_sidecar(path)
     if record is None:
         return Found("edited", "no record beside it tells that this software wrote it")
     if (written := _entry(record, "labels", "sha256")) is None or _entry(
@@ -110,14 +109,6 @@ def _changed(labels: Volume, case: Case) -> Found:
 
 def _on_grid(labels: Volume, case: Case) -> bool:
     return labels.shape == case.shape and np.allclose(labels.affine, case.affine, atol=1e-3)
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(sidecar_of(path).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:

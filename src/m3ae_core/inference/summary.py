@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m3ae_core.data.sidecar import sidecar_of
 from m3ae_core.errors import printable
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.files import csv_text, plain_text, write_text
@@ -68,13 +66,13 @@ class Record:
             raise ValueError(f"There is no state {self.state!r}.")
 
 
-def record_of(event: CaseSegmented | CaseFailed, labels: Path) -> Record:
-    """Return what an event says, with the warnings in the sidecar of the case's `labels`."""
+def record_of(event: CaseSegmented | CaseFailed) -> Record:
+    """Return what an event says."""
     if isinstance(event, CaseFailed):
         state = _STATE_OF_CODE.get(event.error.code, "refused")
         return Record(event.case, state, message=str(event.error))
     state = "edited" if event.edited else "done before" if event.reused else "done"
-    return Record(event.case, state, event.present, event.warnings or _warnings(labels))
+    return Record(event.case, state, event.present, event.warnings)
 
 
 def empty_folders(folder: Path, used: Collection[Path]) -> Iterator[Record]:
@@ -136,11 +134,3 @@ def closing_lines(records: Sequence[Record]) -> list[str]:
         lines += [f"  {record.case}: {warning}" for record in warned for warning in record.warnings]
     lines += [f"{record.state}: {record.case}" for record in records if record.state not in _GOOD]
     return [printable(line) for line in lines]
-
-
-def _warnings(labels: Path) -> tuple[str, ...]:
-    """Return what a result's sidecar warns of; one that cannot be read warns of nothing here."""
-    try:
-        return tuple(map(str, json.loads(sidecar_of(labels).read_text("utf-8"))["warnings"]))
-    except (OSError, ValueError, LookupError, TypeError):
-        return ()

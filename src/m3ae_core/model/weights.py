@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from m3ae_core.errors import BundleError
 from m3ae_core.files import atomic_write, sha256
+from m3ae_core.seal import file_is_whole, seal_file
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -112,7 +113,7 @@ def require_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write resumable training state (tensors, numbers, text and containers of them), atomically.
+    """Write resumable training state (tensors, numbers, text and containers of them), atomically and sealed.
 
     The same state gives the same bytes: torch would put the name of the temporary file into a file that it opens.
     """
@@ -120,6 +121,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
             torch.save(dict(state), stream)
+        seal_file(temporary)
 
     atomic_write(path, write)
 
@@ -130,10 +132,13 @@ def load_pickle(path: Path) -> dict[str, Any]:
     Raises
     ------
     BundleError
-        If the file is missing, is no PyTorch file, or asks to run code.
+        If the file is missing, is not what was sealed (``hash``), is no PyTorch file, or asks to run code.
     """
     if not path.is_file():
         raise BundleError("The file does not exist.", "Check the path.", path=path, code="missing")
+    if file_is_whole(path) is False:
+        problem = "The checkpoint is damaged: its SHA-256 is not the one it was written with."
+        raise BundleError(problem, "Copy the file again.", path=path, code="hash")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
 from m3ae_core.report.canvas import new_figure
+from m3ae_core.seal import file_is_whole
 from m3ae_core.training.record import LOG, SUBSTITUTE
 
 
@@ -26,8 +28,12 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     try:
         for line in (run / LOG).read_text("utf-8").splitlines(keepends=True):
             if line.endswith("\n"):
-                lines.append(json.loads(line))
-    except (OSError, ValueError) as error:
+                lines.append(_checked(json.loads(line)))
+        for kind in ("terms", "dice"):
+            named = [line[kind].keys() for line in lines if kind in line and "step" not in line]
+            if any(names != named[0] for names in named):
+                raise ValueError
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"This folder holds no readable {LOG}.",
             "Give the output folder of m3ae pretrain or finetune.",
@@ -37,6 +43,26 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     if not any("terms" in line and "step" not in line for line in lines):
         raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
     return lines
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """Return a line of a log that holds what is drawn.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    found = isinstance(line, dict) and isinstance(line.get("epoch"), int)
+    for name in ("terms", "dice", "by_subset"):
+        found = found and isinstance(line.get(name, {}), dict)
+    if not found or not ("terms" in line or {"dice", "by_subset"} <= line.keys()):
+        raise ValueError
+    if not all(
+        isinstance(value, int | float) for name in ("terms", "dice") for value in line.get(name, {}).values()
+    ):
+        raise ValueError
+    return dict(line)
 
 
 def save_curves(run: Path, path: Path) -> Path:
@@ -88,9 +114,31 @@ def _dice(axis: Any, validated: list[dict[str, Any]]) -> None:
 def _evolution(axis: Any, slices: list[Path]) -> None:
     """Show the middle slice of the substitute early, half way and late, one modality a row."""
     shown = [slices[index] for index in sorted({0, len(slices) // 2, len(slices) - 1})]
-    columns = [np.vstack(list(np.load(path))) for path in shown]
+    columns = [np.vstack(list(_slices(path))) for path in shown]
     image = np.hstack(columns)
     axis.imshow(image, cmap="gray", vmin=np.percentile(image, 1), vmax=np.percentile(image, 99))
     ticks = [column.shape[1] * (0.5 + i) for i, column in enumerate(columns)]
     axis.set_xticks(ticks, [path.stem.removeprefix("epoch-").lstrip("0") for path in shown])
     axis.set(yticks=[], xlabel="epoch", title="Substitute image")
+
+
+def _slices(path: Path) -> npt.NDArray[np.floating]:
+    """Return the slices (N, H, W) of a snapshot.
+
+    Raises
+    ------
+    InputError
+        If it is damaged (``damaged``).
+    """
+    try:
+        whole = file_is_whole(path, path.name) is not False
+        slices = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path) from error
+    if not whole or slices.ndim != 3 or not np.issubdtype(slices.dtype, np.floating):
+        raise _damaged(path)
+    return np.asarray(slices)
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError("This picture of the substitute is damaged.", "Delete it.", path=path, code="damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.errors import OutputError
 from m3ae_core.files import write_json
-from m3ae_core.training.loop import CHECKPOINT
+from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.record import CASES
 
 
@@ -19,10 +20,12 @@ def keep_identity(
     training: Sequence[CachedCase],
     validation: Sequence[CachedCase] = (),
     pretrained: str | None = None,
-) -> None:
+    settings: Mapping[str, Any] | None = None,
+) -> str:
     """Store what the run in `folder` learns from; where it has begun, refuse to go on with something else.
 
     A case is told by its name, its files' content and its label scheme; `pretrained` is a bundle's fingerprint.
+    Returns the SHA-256 of all that and of the `settings` that the run obeys, which its checkpoints carry.
 
     Raises
     ------
@@ -40,8 +43,10 @@ def keep_identity(
                 path=path,
                 code="other-data",
             )
-        return
-    write_json(path, own)
+    else:
+        write_json(path, own)
+    content = json.dumps({**own, "settings": settings}, sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _keys(cases: Sequence[CachedCase]) -> dict[str, str]:
@@ -71,8 +76,10 @@ def _described(stored: Mapping[str, Any], own: Mapping[str, Any], parts: Sequenc
             said.append("another pretrained model")
             continue
         theirs = stored.get(part)
-        known = set(theirs.items()) if isinstance(theirs, dict) else set()
-        names = sorted(name for name, _ in known ^ set(own[part].items()))
+        known = theirs if isinstance(theirs, dict) else {}
+        names = sorted(
+            name for name in known.keys() | own[part].keys() if known.get(name) != own[part].get(name)
+        )
         named = ", ".join(dict.fromkeys(names[:4])) or "another order"
         said.append(f"other {part} cases ({named}{', …' if len(names) > 4 else ''})")
     return " and ".join(said)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -58,14 +59,34 @@ def recorded(
 
 def rewind(path: Path, epoch: int) -> None:
     """Drop what a stopped run wrote after its last checkpoint, `epoch` epochs in; a torn last line goes too."""
+    if path.exists():
+        write_text(path, _until(path, epoch))
+
+
+def log_sha256(folder: Path, epoch: int | None = None) -> str:
+    """Return the SHA-256 of the log of a run, as far as `epoch` epochs if that is given; empty if there is none.
+
+    Until then it is the same, whether the run was interrupted or not.
+    """
+    path = folder / LOG
     if not path.exists():
-        return
+        return ""
+    text = _text(path) if epoch is None else _until(path, epoch)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _until(path: Path, epoch: int) -> str:
+    """Return the whole lines of a log that belong to the first `epoch` epochs; what is no such line is left out."""
     kept = []
-    for line in path.read_text("utf-8").splitlines(keepends=True):
-        with suppress(ValueError):
-            if json.loads(line)["epoch"] <= epoch:
+    for line in _text(path).splitlines(keepends=True):
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
+            if 1 <= json.loads(line)["epoch"] <= epoch:
                 kept.append(line)
-    write_text(path, "".join(kept))
+    return "".join(kept)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace")
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ share it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,21 +21,23 @@ import torch
 from filelock import FileLock, Timeout
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
-from m3ae_core.config import Recipe
+from m3ae_core.config import Recipe, StageConfig
 from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.dataset import CachedCase, Samples, cache_case
+from m3ae_core.data.dataset import CachedCase, Crop, Sample, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
-from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
-from m3ae_core.events import Event, Progress, Saved, Validated
+from m3ae_core.errors import BundleError, ConfigError, InputError, M3AEError, OutputError
+from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import BRATS_2023, LabelScheme
+from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
+from m3ae_core.training.schedule import Budget, most_epochs
 from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
@@ -50,7 +51,8 @@ class Plan:
 
     `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says
     how much the labels of single cases count (1). The cases
-    are named in the run folder, in its bundles only with `name_cases`.
+    are named in the run folder, in its bundles only with `name_cases`. A `budget` of minutes takes the place of the
+    recipe's epochs.
     """
 
     recipe: Recipe
@@ -61,6 +63,22 @@ class Plan:
     weights: Mapping[str, float] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
     name_cases: bool = False
+    budget: Budget | None = None
+
+    def settings(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+        """Return what a stage obeys; defaults are left out, so that a setting added later makes no other run of it."""
+        content = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        return {part: content.get(part) for part in ("model", stage)}
+
+    def samples(
+        self,
+        cases: Sequence[CachedCase],
+        stage: StageConfig,
+        draw: Callable[[Crop, np.random.Generator], Sample],
+    ) -> Samples[Sample]:
+        """Return the samples of a stage, for as many epochs as there can be."""
+        epochs = most_epochs(stage.epochs, self.budget)
+        return Samples(cases, stage.model_copy(update={"epochs": epochs}), draw)
 
     def card(self, stage: str) -> dict[str, Any]:
         """Return the card of a bundle made by this plan: how many cases and a hash of their list, names if asked."""
@@ -90,24 +108,28 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
+        identity = ""
         if fabric.is_global_zero:
-            keep_identity(plan.folder, cached)
+            identity = keep_identity(plan.folder, cached, settings=plan.settings("pretrain"))
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
         events = train(
             task,
-            Samples(cached, config, PretrainDraw(config)),
+            plan.samples(cached, config, PretrainDraw(config)),
             config,
             fabric,
             plan.folder,
             hardware=plan.hardware,
+            budget=plan.budget,
+            identity=identity,
         )
-        yield from record_run(events, plan, fabric, task.substitute if task.learns_substitute else None)
+        learned = task.substitute if task.learns_substitute else None
+        epochs = yield from record_run(events, plan, fabric, learned)
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()
             bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
-            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), config.epochs)
+            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), epochs)
 
 
 def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
@@ -128,8 +150,11 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
     with run_folder(plan, "finetune", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric)
         held_out = yield from cached_cases(validation, plan, fabric)
+        identity = ""
         if fabric.is_global_zero:
-            keep_identity(plan.folder, cached, held_out, start.fingerprint)
+            identity = keep_identity(
+                plan.folder, cached, held_out, start.fingerprint, plan.settings("finetune")
+            )
         torch.manual_seed(config.seed)
         segmenter = starting_segmenter(recipe, start)
         checks = Validation(recipe.model, config, held_out, fabric)
@@ -149,16 +174,18 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
 
         events = train(
             task,
-            Samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
+            plan.samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
             config,
             fabric,
             plan.folder,
             hardware=plan.hardware,
+            budget=plan.budget,
             keep_best=keep_best,
+            identity=identity,
         )
-        yield from record_run(events, plan, fabric)
+        epochs = yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
-            yield Saved(str(keep(BUNDLE, {"epoch": config.epochs})), config.epochs)
+            yield Saved(str(keep(BUNDLE, {"epoch": epochs})), epochs)
 
 
 def starting_segmenter(recipe: Recipe, start: Bundle) -> Segmenter:
@@ -256,27 +283,42 @@ def _refuse_incomplete(validation: Sequence[CaseFiles], recipe: Recipe) -> None:
 
 def record_run(
     events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
-) -> Iterator[Event]:
-    """Pass on the events of the first process, recorded; the others only take part."""
-    if not fabric.is_global_zero:
-        for _ in events:
-            pass
-        return
-    yield from recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
+) -> Generator[Event, None, int]:
+    """Pass on the events of the first process, recorded; the others only take part. Returns the epochs done."""
+    epochs = 0
+    if fabric.is_global_zero:
+        events = recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
+    for event in events:
+        if isinstance(event, Resumed | EpochDone):
+            epochs = event.epoch
+        if fabric.is_global_zero:
+            yield event
+    return epochs
 
 
-def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
-    content = recipe.model_dump(mode="json")
-    if path.exists():
-        stored = json.loads(path.read_text("utf-8"))
-        if any(stored.get(part) != content[part] for part in ("model", stage)):
-            raise OutputError(
-                "The run in this folder was started with other settings.",
-                "Choose another output folder, or use the recipe stored in this one.",
-                path=path,
-                code="other-recipe",
-            )
-    write_json(path, content)
+def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> None:
+    """Store the recipe of a run; where the run has begun, refuse to go on with another."""
+    begun = path.with_name(CHECKPOINT).exists()
+    if begun or path.exists():
+        stored = _stored_recipe(path)
+        if stored is None and begun:
+            problem, code = "The recipe of this run is missing or damaged.", "damaged"
+        elif stored and any(getattr(stored, part) != getattr(recipe, part) for part in ("model", stage)):
+            problem, code = "The run in this folder was started with other settings.", "other-recipe"
+        else:
+            problem = ""
+        if problem:
+            fix = "Choose another output folder, or use the recipe stored in this one."
+            raise OutputError(problem, fix, path=path, code=code)
+    write_json(path, recipe.model_dump(mode="json"))
+
+
+def _stored_recipe(path: Path) -> Recipe | None:
+    """Return the recipe in a run folder, of this version or an older one; None if it cannot be read."""
+    try:
+        return Recipe.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, M3AEError):
+        return None
 
 
 def cached_cases(
