@@ -315,11 +315,9 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     try:
         prediction = _prediction(record.content, model.data)
     except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
-        raise InputError(
-            "The record of these edits cannot be used.", "Discard them.", path=record.path, code="record"
-        ) from error
+        raise _damaged(record, record.path, "record") from error
     if not model.shape == edited.shape or not np.allclose(prediction.affine, model.affine, atol=1e-3):
-        raise _damaged(record.path)
+        raise _damaged(record, record.path)
     yield prediction, edited.data
 
 
@@ -327,7 +325,7 @@ def _labels(record: Record, ending: str, key: str) -> Volume:
     """Return a label map of a record, which must be the one that was written; older records do not tell."""
     labels = read_labels(_beside(record.path, ending))
     if record.content[key] not in (None, labels.sha256):
-        raise _damaged(_beside(record.path, ending))
+        raise _damaged(record, _beside(record.path, ending))
     return labels
 
 
@@ -348,9 +346,8 @@ def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> 
     )
 
 
-def _damaged(path: Path) -> InputError:
-    problem = "These edits are damaged: they are not what was kept."
-    return InputError(problem, "Discard them.", path=path, code="damaged")
+def _damaged(record: Record, path: Path, code: str = "damaged") -> InputError:
+    return InputError(f"The kept edits of {record.case} are damaged.", "Discard them.", path=path, code=code)
 
 
 def _process_of(owner: Mapping[str, Any]) -> tuple[int, float]:

@@ -286,9 +286,9 @@ def test_damaged_copy_is_told_and_stays(session, folder, writer, predictor, file
 
 
 def altered(folder, **changes) -> None:
-    """Write other things into the only record."""
+    """Write other things into the only record, as if they had been kept so."""
     (path,) = folder.glob("*.json")
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text("utf-8")), **changes})), "utf-8")
 
 
 @pytest.mark.parametrize("opened", ["nothing", "another patient", "same names, other voxels", "too few"])
