@@ -50,7 +50,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[CaseFiles]:
 def parts(cases: list[CaseFiles], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     schemes = {case.name: BRATS_2023 for case in cases[:2]}
-    done = list(pack(RECIPE, cases, schemes, folder, weights={cases[1].name: 0.3}, part_size=900_000))
+    done = list(pack(RECIPE, cases, schemes, folder, weights={cases[1].name: 0.3}, part_size=300_000))
     assert [event.done for event in done] == [1, 2, 3]
     return folder
 
@@ -91,7 +91,7 @@ def test_cases_come_back_within_half_a_step(parts: Path, cases: list[CaseFiles],
 def test_parts_stay_below_their_size_and_name_nobody(parts: Path, cases: list[CaseFiles]) -> None:
     sizes = [path.stat().st_size for path in parts.glob("part-*")]
     assert len(sizes) > 1
-    assert max(sizes) < 900_000 + 4096
+    assert max(sizes) < 300_000 + 4096
     assert not any(case.name in (parts / INDEX).read_text() for case in cases)
 
 

@@ -17,7 +17,7 @@ from m3ae_core.errors import OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import make_folder, write_json
 from m3ae_core.model.weights import save_tensors
-from m3ae_core.packed.parts import FORMAT, INDEX, quantise
+from m3ae_core.packed.parts import FORMAT, INDEX, deflate, quantise
 from m3ae_core.regions import BRATS_2023, LabelScheme
 
 
@@ -77,13 +77,14 @@ def _tensors(case: CachedCase, number: int) -> dict[str, Tensor]:
     box = (slice(None), *_box(case))
     image, levels = quantise(np.asarray(case.image[box]))
     regions = np.packbits(np.asarray(case.regions[box]))
-    arrays = {"image": image, "levels": levels, "regions": regions}
+    arrays = {"image": deflate(image), "levels": levels, "regions": deflate(regions)}
     return {f"{number}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _about(case: CachedCase, weight: float) -> dict[str, Any]:
     return {
         "start": [int(part.start) for part in _box(case)],
+        "shape": [int(part.stop - part.start) for part in _box(case)],
         "exists": list(case.exists),
         "regions": len(case.regions),
         "weight": weight,

@@ -1,13 +1,14 @@
 """The parts that cases travel in: each case's box around its brain, 8 bits a voxel, in safetensors files.
 
 An image of 8 bits is 0 where the background is; 1 to 255 are steps from its darkest to its brightest voxel. Regions are
-one bit a voxel. ``index.json`` lists the parts with their SHA-256 and holds the recipe.
+one bit a voxel. Both are compressed. ``index.json`` lists the parts with their SHA-256 and holds the recipe.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,16 @@ def quantise(image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndar
     return steps, levels
 
 
+def deflate(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the bytes of an array, compressed: half of a box is background."""
+    return np.frombuffer(zlib.compress(np.ascontiguousarray(array).tobytes()), np.uint8).copy()
+
+
+def inflate(compressed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the bytes that were compressed."""
+    return np.frombuffer(zlib.decompress(compressed.tobytes()), np.uint8).copy()
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the index of a folder of parts.
 
@@ -120,12 +131,11 @@ def read_parts(folder: Path) -> list[PackedCase]:
 
 
 def _case(tensors: Any, about: dict[str, Any], number: int) -> PackedCase:
-    image = tensors.get_tensor(f"{number}.image")
-    bits = tensors.get_tensor(f"{number}.regions").numpy()
-    shape = (about["regions"], *image.shape[1:])
+    image, bits = (inflate(tensors.get_tensor(f"{number}.{name}").numpy()) for name in ("image", "regions"))
+    shape = (about["regions"], *about["shape"])
     regions = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
     return PackedCase(
-        image,
+        torch.from_numpy(image.reshape(-1, *about["shape"])),
         tensors.get_tensor(f"{number}.levels"),
         torch.from_numpy(regions),
         tuple(about["start"]),
