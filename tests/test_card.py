@@ -58,3 +58,25 @@ def test_grades_begin_at_their_bound(least, word):
 
 def test_nothing_is_better_than_unreliable_at_zero():
     assert grade(0.0) == "unreliable"
+
+
+def blind(verdict) -> dict:
+    """A result without contrast."""
+    said = {"estimate": 0.85, "low": 0.5, "high": 0.95}
+    why = "Without T1c it can only be guessed."
+    return {
+        "expected_dice": {"WT": said, "ET": said},
+        "not_assessable": {"regions": ["ET"], "label_values": [3], "why": why, "enhancement": verdict},
+    }
+
+
+def test_what_cannot_be_assessed_gets_no_grade():
+    whole, enhancing = expected_words(blind(None))
+    assert whole.startswith("Whole tumour in this case: poor")
+    assert enhancing == "Enhancing tumour: not assessable. Without T1c it can only be guessed."
+
+
+@pytest.mark.parametrize(("likely", "word"), [(True, " likely"), (False, " unlikely")])
+def test_a_verdict_comes_with_its_rate(likely, word):
+    *_, said = expected_words(blind({"likely": likely, "balanced_accuracy": 0.77, "cases": 17}))
+    assert said.endswith(f"Enhancement{word} (balanced accuracy 0.77 on 17 cases; guessing has 0.50).")

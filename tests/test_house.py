@@ -167,7 +167,10 @@ def test_torch_load_never_runs_code_from_the_file() -> None:
 
 def test_only_the_command_line_prints_and_exits() -> None:
     users = places("print", "sys.exit", "exit", "quit", "SystemExit", "sys.stdout", "sys.stderr")
-    assert not {module: lines for module, lines in users.items() if not in_cli(module)}
+    alone = (
+        "m3ae_core/packed/__main__.py"  # a command line of its own, where the other's libraries are missing
+    )
+    assert not {module: lines for module, lines in users.items() if not in_cli(module) and module != alone}
 
 
 def test_no_asserts_and_no_globals() -> None:

@@ -20,6 +20,7 @@ from m3ae_core.losses import (
     region_loss,
     segmentation_loss,
     substitute_regulariser,
+    teacher_loss,
 )
 from m3ae_core.model.heads import ScaledLogits
 
@@ -218,3 +219,11 @@ def test_weights_scale_the_labels_of_each_image() -> None:
     assert weighted == pytest.approx((0.25 * alone[0] + alone[1]) / 2, rel=1e-5)
     same = segmentation_loss(logits, target, weights=[1.0, 1.0]).item()
     assert same == pytest.approx(segmentation_loss(logits, target).item(), rel=1e-5)
+
+
+def test_a_teacher_is_a_soft_target_of_both_situations() -> None:
+    taught, logits = 3 * draw(2, 3, 4, 5, 6, seed=1), 3 * draw(4, 3, 4, 5, 6, seed=2)
+    p, q = taught.sigmoid().repeat(2, 1, 1, 1, 1), logits.sigmoid()
+    by_hand = -(p * q.log() + (1 - p) * (1 - q).log())
+    assert teacher_loss(logits, taught).item() == pytest.approx(2 * by_hand.mean().item(), rel=1e-5)
+    assert teacher_loss(taught.repeat(2, 1, 1, 1, 1), taught) < teacher_loss(logits, taught)

@@ -82,14 +82,35 @@ def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...
 def expected_words(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Say how good one result is expected to be: one sentence a region, none if its `record` holds no such estimate.
 
-    `record` is the content of a sidecar. The word follows the lower end of the range.
+    `record` is the content of a sidecar. The word follows the lower end of the range; of a region that cannot be
+    assessed, that is said instead.
     """
-    expected = record.get("expected_dice") or {}
-    return tuple(
+    expected, blind = record.get("expected_dice") or {}, record.get("not_assessable") or {}
+    said = [
         f"{REGION_WORDS.get(region, region)} in this case: {grade(e['low'])} (expected Dice {e['estimate']:.2f}, "
         f"in four of five cases between {e['low']:.2f} and {e['high']:.2f})."
         for region, e in expected.items()
+        if region not in blind.get("regions", ())
+    ]
+    return (*said, *unassessable_words(record))
+
+
+def unassessable_words(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which regions of a result cannot be assessed, and whether there is enhancing tumour at all."""
+    blind = record.get("not_assessable")
+    if not blind:
+        return ()
+    regions = " and ".join(REGION_WORDS.get(region, region) for region in blind["regions"])
+    verdict = blind["enhancement"]
+    likely = (
+        ""
+        if verdict is None
+        else (
+            f" Enhancement {'likely' if verdict['likely'] else 'unlikely'} (balanced accuracy "
+            f"{verdict['balanced_accuracy']:.2f} on {verdict['cases']} cases; guessing has 0.50)."
+        )
     )
+    return (f"{regions}: not assessable. {blind['why']}{likely}",)
 
 
 def _is_measured(reliability: Any) -> bool:

@@ -220,6 +220,9 @@ class SubstituteConfig(Frozen):
     `kind` is ``learned`` (by model inversion), or one that stays as it is: ``zero``, or the ``mean`` of the training
     images (Table 3, rows c and d). `regulariser` is the ``mean-square`` of its voxels, which pulls alike on every grid,
     or the ``norm`` of the released code. The start is weak: what a short training leaves of it is all that it shows.
+    `gradient_sd` is the standard deviation, in voxels, of the Gaussian that smooths the image's gradient before Adam
+    scales it (a Sobolev gradient: Neuberger 1985); 0, as in the paper, takes it as it is. On fine grids a voxel's own
+    gradient is nearly all noise, and Adam makes a random walk of it.
     """
 
     kind: Literal["learned", "zero", "mean"] = "learned"
@@ -227,6 +230,7 @@ class SubstituteConfig(Frozen):
     gamma: float = Field(0.005, ge=0)
     learning_rate: float = Field(0.005, gt=0)
     init_std: float = Field(0.01, ge=0)
+    gradient_sd: float = Field(0.0, ge=0)
 
 
 class AugmentConfig(Frozen):
@@ -259,7 +263,8 @@ class StageConfig(Frozen):
     """What both training stages share. `epochs` counts passes over the training cases.
 
     `foreground` is the share of crops that are moved onto the tumour. `nnunet` adds nnU-Net's turns, zooms, noise,
-    blur, contrast, low resolution and gamma, to the case alone: the substitute keeps its place and look.
+    blur, contrast, low resolution and gamma, to the case alone: the substitute keeps its place and look. `transplant`
+    is the share of samples that get the lesion of another case (stage 2: without labels there is none to give).
     """
 
     crop: Sides = (128, 128, 128)
@@ -270,6 +275,7 @@ class StageConfig(Frozen):
     seed: int = 0
     foreground: Share = 0.0
     nnunet: bool = False
+    transplant: Share = 0.0
     checkpoint_every: int = Field(1, gt=0, description="epochs between checkpoints")
 
 
@@ -291,7 +297,8 @@ class FinetuneConfig(StageConfig):
     draws the number of modalities dropped uniformly and then a subset of that size (``count``), or all subsets with
     equal probability (``uniform``). `pretrained` False starts from random weights (Table 3, row a);
     `consistency_weight` 0 is row (e). `ema` is the decay of an exponential moving average of the weights, which is
-    then validated and kept (0: none). `scanner` lets each case look as if another scanner had made it.
+    then validated and kept (0: none). `teacher` weighs a third term: that average's answer to all sequences that a case
+    has, as soft target of both situations. `scanner` lets each case look as if another scanner had made it.
     """
 
     epochs: int = Field(300, gt=0)
@@ -307,6 +314,7 @@ class FinetuneConfig(StageConfig):
     augment: AugmentConfig = AugmentConfig()
     scanner: ScannerConfig | None = None
     ema: float = Field(0.0, ge=0, lt=1)
+    teacher: float = Field(0.0, ge=0)
     validate_every: int = Field(20, gt=0, description="epochs between validations")
     validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
         ("FLAIR", "T1", "T1c", "T2"),
@@ -314,6 +322,12 @@ class FinetuneConfig(StageConfig):
         ("T1", "T2"),
         ("T2",),
     )
+
+    @model_validator(mode="after")
+    def _teachable(self) -> Self:
+        if self.teacher and not self.ema:
+            raise ValueError("teacher is the moving average of the weights: set ema as well")
+        return self
 
 
 class Recipe(Frozen):

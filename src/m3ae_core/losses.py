@@ -80,6 +80,15 @@ def segmentation_loss(
     return torch.stack(each).sum() / len(target)
 
 
+def teacher_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """Cross entropy of both situations' logits (2B, R, D, H, W) with what a teacher said of all sequences, (B, R, …).
+
+    Not in the paper: knowledge distillation (Hinton et al. 2015) from a mean teacher (Tarvainen and Valpola 2017). Like
+    L_seg it is summed over the two situations.
+    """
+    return 2 * cross_entropy(logits, taught.sigmoid().repeat(2, 1, 1, 1, 1))
+
+
 def finetuning_loss(
     logits: ScaledLogits,
     target: Tensor,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.config import FinetuneConfig, MaskingConfig, Shape
 from m3ae_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from m3ae_core.config import FinetuneConfig, MaskingConfig, Shape
 
 BoolArray = npt.NDArray[np.bool_]
 

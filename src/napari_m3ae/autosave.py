@@ -24,12 +24,14 @@ import psutil  # type: ignore[import-untyped]
 from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
+from m3ae_core.data.case import Case
 from m3ae_core.data.volume import Volume, read_labels, voxel_sha256, write_labels
-from m3ae_core.errors import InputError, M3AEError
+from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
-from m3ae_core.modalities import Subset
+from m3ae_core.modalities import BRATS
 from m3ae_core.regions import scheme_named
 from m3ae_core.seal import record_is_whole, sealed
+from napari_m3ae import layers
 from napari_m3ae.editing import put
 from napari_m3ae.session import Recovered
 
@@ -96,6 +98,11 @@ class Autosave:
         self._written: set[Path] = set()
         self._failed = self._closed = False
         _sweep(self.folder)
+        if damaged := self.damaged:
+            show_warning(
+                f"{printable(damaged[0])}: Edits that were kept here cannot be read any more ({len(damaged)} of them). "
+                "Remove the file."
+            )
         session.changed.connect(self._on_changed)
         # A lambda, because signals hold methods weakly: the copies must go even if the panel went first.
         session.closing.connect(lambda: self._remove_all())
@@ -120,6 +127,11 @@ class Autosave:
         self._failed = False
         return True
 
+    @property
+    def damaged(self) -> list[Path]:
+        """The records that cannot be read."""
+        return [path for path in sorted(self.folder.glob("*.json")) if _read(path) is None]
+
     def found(self) -> list[Record]:
         """Return what processes left that no longer run, the latest first."""
         records = [record for path in self.folder.glob("*.json") if (record := _read(path)) is not None]
@@ -129,15 +141,21 @@ class Autosave:
     def restore(self, record: Record) -> bool:
         """Put a result that was left behind on display, edits and all; say whether that was begun.
 
+        It must be of the images that are open, voxel by voxel: else the user is told, and nothing changes.
         This is a job of the session's. The copy on disk goes once the edits are kept in this session's name.
         """
         if all(record.path != other.path for other in self.found()):
             show_error(f"The edits of {record.case} were restored or discarded elsewhere.")
             return False
+        try:
+            _require_images(record, self.session)
+        except M3AEError as error:
+            show_error(str(error))
+            return False
 
         def show(left: tuple[Prediction, npt.NDArray[np.uint8]]) -> None:
             prediction, edited = left
-            self.session.show(prediction, Recovered(record.case, frozenset(record.content["sources"]), {}))
+            self.session.show(prediction, Recovered(record.case, record.content["sources"], {}))
             shown = self.session.shown
             if shown is not None:
                 put(shown.layer, edited)
@@ -223,17 +241,62 @@ def _describe(shown: Shown, owner: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _require_images(record: Record, session: Session) -> None:
+    """Refuse edits that are not of the images which are open, by the hashes of their voxels.
+
+    Raises
+    ------
+    InputError
+        If they are of others (``other-images``) or of these turned otherwise (``other-orientation``), or the images
+        make no case.
+    """
+    noted = record.content["provenance"].get("sequences_present")
+    wanted = noted if isinstance(noted, dict) else {}
+    present = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
+    used = {name: layers.to_volume(present[name]) for name in wanted if name in present}
+    if used and len(used) == len(wanted):
+        case = Case(record.case, BRATS, used)
+        same = {name: volume.sha256 for name, volume in case.volumes.items()} == wanted
+        if same and _lies_elsewhere(record, case):
+            raise InputError(
+                f"The edits of {record.case} were made with another orientation of these images.",
+                "Set the switch for left and right as it was.",
+                code="other-orientation",
+            )
+        if same:
+            return
+    raise InputError(
+        f"The edits of {record.case} are not of the images that are open.",
+        f"Open {record.case} first, with the images that were segmented ({', '.join(wanted) or 'not recorded'}).",
+        code="other-images",
+    )
+
+
+def _lies_elsewhere(record: Record, case: Case) -> bool:
+    """Whether the edits lie on another grid than the images; what is no affine is for the loading to tell."""
+    noted = record.content["affine"]
+    try:
+        return not np.allclose(np.array(noted, float).reshape(4, 4), case.affine, atol=1e-3)
+    except (ValueError, TypeError):
+        return False
+
+
 def _read(path: Path) -> Record | None:
     """Return the record in a file, or None if that is none, or not what was written."""
     try:
         content = json.loads(path.read_text("utf-8"))
         if not record_is_whole(content):
             return None
-        owner = {key: content["owner"][key] for key in OWNER}
-        when = datetime.fromisoformat(content["when"]).astimezone()
-        kept = {key: content[key] for key in CONTENT} | {key: content.get(key) for key in HASHES}
+        host, pid, started = (content["owner"][key] for key in OWNER)
+        owner = {"host": str(host), "pid": pid, "started": float(started)}
         _process_of(owner)
-        return Record(str(content["case"]), when, path, {**kept, "owner": owner})
+        when = datetime.fromisoformat(content["when"]).astimezone()
+        told = {key: content[key] for key in CONTENT}
+        if not isinstance(told["provenance"], dict):
+            return None
+        told |= {key: content.get(key) for key in HASHES}
+        told |= {"owner": owner, "sources": frozenset(map(str, told["sources"]))}
+        return Record(str(content["case"]), when, path, told)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
@@ -252,11 +315,9 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     try:
         prediction = _prediction(record.content, model.data)
     except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
-        raise InputError(
-            "The record of these edits cannot be used.", "Discard them.", path=record.path, code="record"
-        ) from error
+        raise _damaged(record, record.path, "record") from error
     if not model.shape == edited.shape or not np.allclose(prediction.affine, model.affine, atol=1e-3):
-        raise _damaged(record.path)
+        raise _damaged(record, record.path)
     yield prediction, edited.data
 
 
@@ -264,7 +325,7 @@ def _labels(record: Record, ending: str, key: str) -> Volume:
     """Return a label map of a record, which must be the one that was written; older records do not tell."""
     labels = read_labels(_beside(record.path, ending))
     if record.content[key] not in (None, labels.sha256):
-        raise _damaged(_beside(record.path, ending))
+        raise _damaged(record, _beside(record.path, ending))
     return labels
 
 
@@ -279,15 +340,14 @@ def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> 
         probabilities={},
         affine=affine,
         scheme=scheme_named(content["scheme"]),
-        subset=Subset(tuple(content["modalities"]), tuple(content["present"])),
+        subset=BRATS.subset(map(str, content["present"])),
         warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )
 
 
-def _damaged(path: Path) -> InputError:
-    problem = "These edits are damaged: they are not what was kept."
-    return InputError(problem, "Discard them.", path=path, code="damaged")
+def _damaged(record: Record, path: Path, code: str = "damaged") -> InputError:
+    return InputError(f"The kept edits of {record.case} are damaged.", "Discard them.", path=path, code=code)
 
 
 def _process_of(owner: Mapping[str, Any]) -> tuple[int, float]:

@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m3ae_core.data.orientation import SWAPPED
 from m3ae_core.errors import InputError
+from napari_m3ae import layers
 from napari_m3ae.state import BUILTIN
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ prediction = predictor.predict(case)
 save_prediction(prediction, Path({output!r}))
 """
 #: How the files become a case: as they are, or resampled to the grid of the first.
-READ = "case = read_case(CaseFiles({name!r}, files, None))"
+READ = "case = read_case(CaseFiles({name!r}, files, None){oriented})"
 RESAMPLE = """\
 volumes, _ = to_one_grid({{modality: read_volume(path) for modality, path in files.items()}})
 case = Case({name!r}, BRATS, volumes)"""
@@ -44,10 +46,13 @@ def as_command(session: Session) -> str:
         If nothing can be run, or a chosen layer has no file (``no-file``).
     """
     _, files, _ = _chosen(session)
+    turned = ["--orientation", SWAPPED] if _swapped(session) else []
     given = [word for name, path in files.items() for word in (f"--{name.lower()}", str(path))]
     folder = session.state.model.folder
     model = [] if folder == BUILTIN.folder else ["--bundle", str(folder.absolute())]
-    return shlex.join(["m3ae", "predict", *given, *model, "--output", session.suggested_name or OUTPUT])
+    return shlex.join(
+        ["m3ae", "predict", *given, *turned, *model, "--output", session.suggested_name or OUTPUT]
+    )
 
 
 def as_python(session: Session) -> str:
@@ -61,6 +66,7 @@ def as_python(session: Session) -> str:
     name, files, moved = _chosen(session)
     folder = session.state.model.folder
     builtin = folder == BUILTIN.folder
+    oriented = f", orientation={SWAPPED!r}" if _swapped(session) else ""
     imports = {
         "m3ae_core.bundle": "load_bundle",
         "m3ae_core.data.align": "to_one_grid" if moved else "",
@@ -73,10 +79,15 @@ def as_python(session: Session) -> str:
     return PYTHON.format(
         imports="\n".join(f"from {module} import {names}" for module, names in imports.items() if names),
         files="\n".join(f"    {modality!r}: Path({str(path)!r})," for modality, path in files.items()),
-        reading=(RESAMPLE if moved else READ).format(name=name),
+        reading=(RESAMPLE if moved else READ).format(name=name, oriented=oriented),
         bundle="builtin_bundle()" if builtin else f"Path({str(folder.absolute())!r})",
         output=session.suggested_name or OUTPUT,
     )
+
+
+def _swapped(session: Session) -> bool:
+    """Whether the user said that left and right are swapped in a chosen file."""
+    return any(slot.used and layers.swapped(slot.layer) for slot in session.state.slots if slot.layer)
 
 
 def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:

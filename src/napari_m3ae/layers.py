@@ -8,7 +8,9 @@ which axis is shown where) stays in ``layer.metadata["m3ae"]``; saving uses that
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
+from m3ae_core.data.affine import spacing_of, tells_nothing
 from m3ae_core.data.matching import sort_files
+from m3ae_core.data.orientation import SWAPPED, oriented, was_told
 from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.regions import ALL_COLOURS, SCHEMES, LabelScheme
@@ -32,6 +36,8 @@ LayerData = tuple[npt.NDArray[Any], dict[str, Any], Literal["image", "labels"]]
 
 AXES = ("S", "A", "R")
 KEY = "m3ae"
+#: Distance in mm from which an image counts as moved.
+MOVED = 0.1
 
 
 def display_grid(
@@ -56,7 +62,7 @@ def display_grid(
 
 def image_layer(volume: Volume, name: str, **facts: Any) -> LayerData:
     """Return a sequence as layer data; `facts` (`modality`, `case`, …) go into the metadata."""
-    noted = {"path": volume.path, "notes": volume.notes, **facts}
+    noted = {"path": volume.path, "notes": volume.notes, "checksum": checksum(volume.data), **facts}
     shown, keywords = _shown(volume.data, volume.affine, name, noted)
     sample = volume.data[::2, ::2, ::2]
     return shown, {**keywords, "colormap": "gray", "contrast_limits": grey_range(sample)}, "image"
@@ -127,9 +133,12 @@ def to_volume(layer: Layer) -> Volume:
     Raises
     ------
     InputError
-        If nothing says how the layer lies in the patient (code ``no-orientation``).
+        If nothing says how the layer lies in the patient (code ``no-orientation``), or it shows an image that was
+        replaced or moved since it was opened (``layer-replaced``, ``layer-moved``).
     """
     known = facts(layer)
+    if "checksum" in known:
+        _require_as_opened(layer)
     if "affine" in known:
         data = np.transpose(layer.data, np.argsort(known["axes"]))
         return Volume(data, np.asarray(known["affine"]), known.get("path"), known.get("notes", ()))
@@ -140,6 +149,11 @@ def to_volume(layer: Layer) -> Volume:
         "Open its NIfTI file with M3AE (File > Open, then choose M3AE).",
         code="no-orientation",
     )
+
+
+def checksum(data: npt.NDArray[Any]) -> int:
+    """Return a checksum of the voxels of an array (X, Y, Z), whatever their order in memory."""
+    return zlib.crc32(np.ascontiguousarray(data.T).data.cast("B"), sum(data.shape))
 
 
 def facts(layer: Layer) -> Mapping[str, Any]:
@@ -237,6 +251,45 @@ def _shown(
     metadata = {KEY: {"affine": np.asarray(affine, float), "axes": axes, **noted}}
     keywords = {"name": name, "affine": shown, "axis_labels": AXES, "units": "mm", "metadata": metadata}
     return np.transpose(data, axes), keywords
+
+
+def sideless(layer: Layer) -> bool:
+    """Whether a layer was read from a file whose header tells no orientation."""
+    known = facts(layer)
+    return "affine" in known and (tells_nothing(np.asarray(known["affine"])) or swapped(layer))
+
+
+def swapped(layer: Layer) -> bool:
+    """Whether the user said that left and right are swapped in the file of a layer."""
+    return was_told(facts(layer).get("notes", ()))
+
+
+def swap_sides(layer: Layer, on: bool) -> None:
+    """Show a layer without an orientation with left and right swapped, or as stored; its voxels stay."""
+    known = facts(layer)
+    stored = np.transpose(layer.data, np.argsort(known["axes"]))
+    notes = tuple(note for note in known.get("notes", ()) if not was_told([note]))
+    affine = np.diag([*spacing_of(np.asarray(known["affine"])), 1.0])
+    volume = Volume(stored, affine, known.get("path"), notes)
+    volume = oriented(volume, SWAPPED) if on else volume
+    layer.metadata = {**layer.metadata, KEY: {**known, "affine": volume.affine, "notes": volume.notes}}
+    layer.affine = display_grid(volume.affine, volume.shape)[1]
+
+
+def _require_as_opened(layer: Layer) -> None:
+    """Refuse a layer whose voxels or place are no longer those that were opened."""
+    known = facts(layer)
+    again = "Open the file again, or make a new layer for an image of your own."
+    stored = np.transpose(layer.data, np.argsort(known["axes"])) if np.ndim(layer.data) == 3 else layer.data
+    if np.ndim(stored) != 3 or checksum(stored) != known["checksum"]:
+        problem = f"The voxels of the layer '{layer.name}' were replaced after it was opened."
+        raise InputError(problem, again, code="layer-replaced")
+    _, expected = display_grid(known["affine"], stored.shape)
+    corners = [np.array(corner) for corner in product(*((0, side - 1) for side in np.shape(layer.data)))]
+    places = [expected[:3, :3] @ corner + expected[:3, 3] for corner in corners]
+    if not np.allclose([layer.data_to_world(corner) for corner in corners], places, rtol=0, atol=MOVED):
+        problem = f"The layer '{layer.name}' was moved, turned or stretched after it was opened."
+        raise InputError(problem, again, code="layer-moved")
 
 
 def _affine_of(layer: Layer) -> npt.NDArray[np.float64]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.utils.notifications import show_warning
+from napari.utils.notifications import show_error, show_warning
 
 from m3ae_core.data.align import on_other_grid, require_overlap
 from m3ae_core.data.builtin import builtin_case
-from m3ae_core.data.case import CaseFiles, find_case
+from m3ae_core.data.case import CaseFiles
+from m3ae_core.data.layouts import sort_case
 from m3ae_core.data.matching import sort_files
 from m3ae_core.data.naming import names_disagree
 from m3ae_core.data.volume import Volume, read_labels, read_volume
@@ -24,6 +25,7 @@ from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from napari_m3ae import layers
 from napari_m3ae._reader import reference_layer
+from napari_m3ae.asking import Answers, Ask, settle
 from napari_m3ae.view import face_patient, put_below
 
 if TYPE_CHECKING:
@@ -79,11 +81,16 @@ class Opener:
         Its sequences become those of the opened case.
     may_leave
         Asked if the segmentation on display has unsaved edits, which opening would discard.
+    ask
+        Asked about the files whose names do not tell what they hold; nobody answers unless set.
     """
 
-    def __init__(self, session: Session, may_leave: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, session: Session, may_leave: Callable[[], bool] = lambda: True, ask: Ask = lambda _: None
+    ) -> None:
         self.session = session
         self._may_leave = may_leave
+        self._ask = ask
         self._refused: Mapping[str, str] = {}
         self._source = ""
         self._said: tuple[tuple[Slot, ...], dict[str, str]] = ((), {})
@@ -105,8 +112,43 @@ class Opener:
             self._said = slots, statuses(slots, self._refused if self._source in sources else {})
         return self._said[1]
 
+    @property
+    def sideless(self) -> list[Image]:
+        """The chosen images whose files tell no orientation."""
+        chosen = [slot.layer for slot in self.session.state.slots if slot.layer is not None]
+        return [layer for layer in chosen if layers.sideless(layer)]
+
+    def swap_sides(self, on: bool) -> None:
+        """Say whether left and right are swapped in the files without an orientation.
+
+        What was made from the images as they were shown before is taken away.
+        """
+        session, shown = self.session, self.session.shown
+        if session.state.phase != "idle" or (shown is not None and shown.unsaved and not self._may_leave()):
+            return
+        sources = {layers.source_of(layer) for layer in self.sideless} - {None}
+        chosen = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
+        for layer in tuple(session.viewer.layers):
+            if layers.made_here(layer) or (shown is not None and layer == shown.layer):
+                self._remove(layer)
+            elif layers.sideless(layer) and layers.source_of(layer) in sources:
+                layers.swap_sides(layer, on)
+        session.adopt(chosen)
+
     def _start(self, search: Callable[[], Found]) -> None:
-        self.session.start(read(search), self._show)
+        """Find a case, ask what its names leave open, and read it."""
+        if self.session.state.phase != "idle":
+            return
+        try:
+            found = search()
+            files = settle(found.files, self._ask, Answers())
+            if files is None:
+                return
+            _require_sequence(files)
+        except M3AEError as error:
+            show_error(str(error))
+            return
+        self.session.start(read(replace(found, files=files)), self._show)
 
     def _show(self, opened: Opened) -> None:
         """Put a case on display in place of the former one."""
@@ -191,10 +233,10 @@ def find(paths: Sequence[Path]) -> Found:
     """
     paths = [path.absolute() for path in paths]
     if len(paths) == 1 and paths[0].is_dir():
-        return Found(find_case(paths[0]), str(paths[0]))
-    files = replace(sort_files(paths), questions=())  # they are told as unknown
-    known = {*files.images.values(), files.labels}
-    if not files.images:
+        return Found(sort_case(paths[0]), str(paths[0]))
+    files = sort_files(paths)
+    known = {*files.images.values(), files.labels, *(path for path, _ in files.questions)}
+    if not files.images and not files.questions:
         raise InputError(
             "The name of no chosen file tells which sequence it holds.",
             "Choose files with FLAIR, T1, T1c or T2 in their names, or a folder of them.",
@@ -202,23 +244,21 @@ def find(paths: Sequence[Path]) -> Found:
             code="no-sequence",
         )
     unknown = tuple(path for path in paths if path not in known)
-    folder = next(iter(files.images.values())).parent
+    folder = next(iter([*files.images.values(), *(path for path, _ in files.questions)])).parent
     try:
-        return Found(replace(files, name=find_case(folder).name), str(folder), unknown)
+        return Found(replace(files, name=sort_case(folder).name), str(folder), unknown)
     except M3AEError:  # a folder of more than one case
         return Found(files, str(folder / files.name), unknown)
 
 
-def read(search: Callable[[], Found]) -> Generator[Progress | Opened, None, None]:
+def read(found: Found) -> Generator[Progress | Opened, None, None]:
     """Read a case: a job. A file that cannot be used is refused for itself, if there is another.
 
     Raises
     ------
     InputError
-        If no sequence is found, or none can be used.
+        If none can be used.
     """
-    yield Progress("looking for sequences", 0, 0)
-    found = search()
     files = found.files
     noted = {"case": files.name, "source": found.source}
     volumes: dict[str, Volume] = {}
@@ -298,6 +338,16 @@ def same_scheme(layer: Labels, content: LayerData) -> bool:
 def digest(data: npt.NDArray[np.generic]) -> int:
     """Return a checksum of an array."""
     return zlib.crc32(np.ascontiguousarray(data).tobytes())
+
+
+def _require_sequence(files: CaseFiles) -> None:
+    """Refuse a case that has no sequence once all was answered."""
+    if not files.images:
+        raise InputError(
+            f"All images of {files.name} are left out.",
+            "Choose a sequence for one of them.",
+            code="no-sequence",
+        )
 
 
 def _unlike(volume: Volume, others: Mapping[str, Volume]) -> Volume:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
 from m3ae_core.cli.progress import follow
-from m3ae_core.cli.training import _cases
+from m3ae_core.cli.training import chosen_cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
 from m3ae_core.events import CaseSegmented
@@ -190,7 +191,7 @@ def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
     for name in ("a-ct", "a-t1w", "a-seg", "b-ct", "b-seg"):
         (tmp_path / name[0]).mkdir(exist_ok=True)
         (tmp_path / name[0] / f"{name}.nii.gz").touch()
-    found = _cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
+    found = chosen_cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
     assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]
 
 
@@ -440,3 +441,48 @@ def test_one_bad_case_in_eight_and_one_killed_process(tmp_path):
     assert run(*line, tmp_path / "killed", "--devices", 4) == 2  # the same again does the rest
     again = (tmp_path / "killed" / "summary.csv").read_text()
     assert again.replace("done before", "done") == summary
+
+
+# --- files without an orientation -------------------------------------------------------------------
+
+
+def without_orientation(folder: Path) -> None:
+    """Leave nothing but voxel sizes in the headers of a folder."""
+    for path in folder.glob("*.nii.gz"):
+        image = nib.load(path)
+        bare = nib.Nifti1Image(np.asarray(image.dataobj), None)
+        bare.header.set_zooms(image.header.get_zooms())
+        nib.save(bare, path)
+
+
+def test_orientation_is_given_for_files_without_one(place, capsys):
+    without_orientation(place / "cases" / "p1")
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LPS")
+    assert run(*line, "--output", place / "labels.nii.gz") == 0
+    assert "".join(nib.aff2axcodes(read_labels(place / "labels.nii.gz").affine)) == "LPS"
+    warnings = json.loads((place / "labels.json").read_text())["warnings"]
+    assert any("the user gave LPS" in warning for warning in warnings)
+    assert not any("taken as" in warning for warning in warnings)
+
+
+def test_orientation_is_refused_for_files_that_tell_it(place, capsys):
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LPS")
+    assert run(*line, "--output", place / "labels.nii.gz") == 2
+    assert "The header tells the orientation" in capsys.readouterr().err
+    assert not (place / "labels.nii.gz").exists()
+
+
+def test_what_is_no_orientation_is_refused(place, capsys):
+    line = ("predict", place / "cases" / "p1", "--bundle", place / "model", "--orientation", "LEFT")
+    assert run(*line, "--output", place / "labels.nii.gz") == 2
+    assert "'LEFT' is no orientation" in capsys.readouterr().err
+
+
+def test_result_of_another_orientation_is_stale(place, capsys):
+    without_orientation(place / "cases" / "p1")
+    line = ("predict", place / "cases", "--bundle", place / "model", "--output", place / "out")
+    assert run(*line) == 0
+    assert run(*line, "--orientation", "LPS") == 2
+    assert "it lies on another grid" in capsys.readouterr().err
+    assert run(*line, "--orientation", "LPS", "--overwrite") == 0
+    assert run(*line, "--orientation", "LPS") == 0

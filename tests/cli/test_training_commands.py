@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from m3ae_core.cli import main
+from m3ae_core.cli import main, training
+from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.hardware import Hardware
 from m3ae_core.training import stages
@@ -67,3 +68,12 @@ def test_what_cannot_be_is_refused(
             run("pretrain", tmp_path, *flags)
         assert flags[0] in capsys.readouterr().err
     assert not plans
+
+
+def test_builtin_names_the_built_in_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless there is a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    assert training._bundle(Path("builtin")) == builtin_bundle()
+    (tmp_path / "builtin").mkdir()
+    assert training._bundle(Path("builtin")) == Path("builtin")
+    assert training._bundle(tmp_path) == tmp_path

@@ -98,3 +98,49 @@ def test_calibrate_refuses_training_cases_and_schemes_that_do_not_match(place, c
     assert "was trained on p1" in capsys.readouterr().err
     assert run(*arguments, place / "cases", place / "cases", "--scheme", "msd", "brats2021") == 2
     assert "3 folders and 2 label schemes" in capsys.readouterr().err
+
+
+def test_calibrate_fits_the_mix_up_rule_and_the_alarm_names_an_exchange(tmp_path, capsys):
+    for seed in range(18):
+        write_phantom(tmp_path / ("a" if seed < 9 else "b"), f"case-{seed}", seed=seed)
+    save_bundle(random_bundle(), tmp_path / "model")
+    arguments = ("calibrate", tmp_path / "model", "--mixup", tmp_path / "a", tmp_path / "b")
+    assert run(*arguments, "--output", tmp_path / "told") == 0
+    said = capsys.readouterr().out
+    assert "mix-up, b left out: 0 false alarms in 99 correct sets" in said
+    assert "mix-up alarm: on" in said
+    files = write_phantom(tmp_path / "new", "p", seed=99).images
+    for name in ("FLAIR", "T2"):
+        files[name] = files[name].rename(tmp_path / f"scan{len(name)}.nii.gz")
+    exchanged = ("--flair", files["T2"], "--t2", files["FLAIR"])
+    assert run("predict", *exchanged, "--bundle", tmp_path / "told", "--output", tmp_path / "o.nii.gz") == 0
+    assert "warning: FLAIR and T2 may be mixed up" in capsys.readouterr().out
+
+
+def test_calibrate_needs_something_to_learn_from(place, capsys):
+    assert run("calibrate", place / "model") == 2
+    assert "Give --cases, --mixup, or both" in capsys.readouterr().err
+    assert run("calibrate", place / "model", "--mixup", place / "cases") == 2
+    assert "there is only one" in capsys.readouterr().err
+
+
+def test_without_contrast_the_enhancing_tumour_is_not_assessable_unless_asked_for(tmp_path, capsys):
+    image = write_phantom(tmp_path, "p").images["T2"]
+    arguments = ("predict", "--t2", image, "--output", tmp_path / "o.nii.gz")  # with the built-in model
+    assert run(*arguments) == 0
+    said, record = capsys.readouterr().out, json.loads((tmp_path / "o.json").read_text())
+    assert "Enhancing tumour: not assessable. Without T1c" in said
+    assert "ET" not in next(line for line in said.splitlines() if line.startswith("expected Dice"))
+    assert record["not_assessable"]["label_values"] == [3]
+    assert set(record["expected_dice"]) == {"WT", "TC", "ET"}
+    more = record["one_more_sequence"]
+    assert (
+        f"one more sequence: with {more['sequence']} the median Dice of {more['cases']} calibration" in said
+    )
+    labels = read_volume(tmp_path / "o.nii.gz").data
+    assert run(*arguments, "--assess-et", "--overwrite") == 0
+    said, record = capsys.readouterr().out, json.loads((tmp_path / "o.json").read_text())
+    assert "not assessable" not in said
+    assert "ET" in next(line for line in said.splitlines() if line.startswith("expected Dice"))
+    assert record["not_assessable"] is None
+    np.testing.assert_array_equal(read_volume(tmp_path / "o.nii.gz").data, labels)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, M3AE_PAPER, RFNET_PP500
+from m3ae_core.evaluation.conventions import BRATS_LEGACY, BRATS_LESIONS, CONVENTIONS, M3AE_PAPER, RFNET_PP500
 from m3ae_core.evaluation.metrics import Overlap, overlap
 
 
@@ -17,6 +17,7 @@ def measured(predicted: int, reference: int, *, voxel_mm3: float = 1.0) -> Overl
         4.0 if predicted and reference else None,
         voxel_mm3,
         (240**2 + 240**2 + 155**2) ** 0.5,
+        dice and dice / 2,
     )
 
 
@@ -38,6 +39,10 @@ CASES = [  # convention, predicted voxels, reference voxels -> Dice, HD95
     (RFNET_PP500, 0, 0, 1.0, None),
     (RFNET_PP500, 900, 0, 0.0, None),
     (RFNET_PP500, 0, 900, 0.0, None),
+    (BRATS_LESIONS, 900, 900, 0.4, None),
+    (BRATS_LESIONS, 0, 0, 1.0, None),
+    (BRATS_LESIONS, 900, 0, 0.0, None),
+    (BRATS_LESIONS, 0, 900, 0.0, None),
 ]
 
 
@@ -76,5 +81,5 @@ def test_removing_a_small_false_positive_is_a_success():
 
 
 def test_each_convention_is_named_and_described():
-    assert len({convention.name for convention in CONVENTIONS}) == len(CONVENTIONS) == 3
+    assert len({convention.name for convention in CONVENTIONS}) == len(CONVENTIONS) == 4
     assert all("empty" in convention.description for convention in CONVENTIONS)

@@ -121,3 +121,24 @@ def test_bfloat16_is_normalised_with_statistics_of_float32(mean: float) -> None:
     assert y.dtype == torch.bfloat16
     assert y.is_contiguous(memory_format=LAST)
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0, 3])
+def test_bfloat16_learns_with_statistics_of_float32(mean: float) -> None:
+    """Both passes, in the mixed precision of training: weights in float32, images and gradients in bfloat16."""
+    x = noise(2, 8, 9, 10, 11, mean=mean).bfloat16()
+    grad = noise(2, 8, 9, 10, 11, seed=1).bfloat16()
+    passes = []
+    for kind, dtype, layout in (
+        (GroupNorm, torch.bfloat16, LAST),
+        (nn.GroupNorm, torch.float64, torch.contiguous_format),
+    ):
+        norm = kind(4, 8)
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
+        norm.to(torch.promote_types(dtype, torch.float32))
+        leaf = x.to(dtype).contiguous(memory_format=layout).requires_grad_()
+        y = norm(leaf)
+        y.backward(grad.to(dtype))
+        passes.append([y.detach(), leaf.grad, norm.weight.grad, norm.bias.grad])
+    for found, exact in zip(*passes, strict=True):
+        torch.testing.assert_close(found.double(), exact.double(), rtol=2**-8, atol=1e-3)

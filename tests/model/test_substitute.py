@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from m3ae_core.config import SubstituteConfig
 from m3ae_core.model.substitute import SubstituteImage, fill
@@ -24,19 +25,38 @@ def substitute(modalities: int = 2) -> SubstituteImage:
 
 def test_it_starts_as_gaussian_noise() -> None:
     torch.manual_seed(0)
-    image = SubstituteImage(4, (30, 30, 30), SubstituteConfig(init_std=1)).image
+    image = SubstituteImage(4, (30, 30, 30), 1).image
     assert image.shape == (4, 30, 30, 30)
     assert image.requires_grad
     assert abs(image.mean().item()) < 0.02
     assert image.std().item() == pytest.approx(1, abs=0.02)
     usual = SubstituteImage(4, (30, 30, 30)).image
-    assert usual.std().item() == pytest.approx(0.01, rel=0.02)
-    assert not SubstituteImage(1, SHAPE, SubstituteConfig(init_std=0)).image.any()
+    assert usual.std().item() == pytest.approx(SubstituteConfig().init_std, rel=0.02)
+    assert not SubstituteImage(1, SHAPE, 0).image.any()
 
 
 def test_the_seed_decides_it() -> None:
     torch.testing.assert_close(substitute().image, substitute().image)
     assert (substitute().image != SubstituteImage(2, SHAPE).image).any()
+
+
+# --- learning it -----------------------------------------------------------------------------------
+
+
+def test_a_smoothed_gradient_is_the_gaussian_of_the_plain_one() -> None:
+    weight = torch.randn(2, 12, 13, 14, generator=torch.Generator().manual_seed(1))
+    image = SubstituteImage(2, (12, 13, 14))
+    image.smooth_gradients(1.5)
+    (weight * image.image).sum().backward()
+    expected = gaussian_filter(weight.numpy(), (0, 1.5, 1.5, 1.5), mode="constant")
+    np.testing.assert_allclose(image.image.grad.numpy(), expected, atol=1e-6)
+
+
+def test_without_smoothing_the_gradient_stays_as_it_is() -> None:
+    image = substitute()
+    image.smooth_gradients(0)
+    (3 * image.image).sum().backward()
+    assert (image.image.grad == 3).all()
 
 
 # --- crops -----------------------------------------------------------------------------------------

@@ -51,8 +51,10 @@ class FakePredictor:
             provenance={
                 "made_by": {"edited": False},
                 "present": list(case.subset.present),
+                "sequences_present": {name: volume.sha256 for name, volume in case.volumes.items()},
                 "labels": {"scheme": BRATS_2023.name, "volumes_ml": {}},
                 "warnings": list(warnings),
+                "same_patient": same_patient,
             },
         )
 

@@ -48,8 +48,12 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def open_session(predictor) -> Session:
-    return Session(ViewerModel(), InlineRunner(), lambda _: predictor)
+def open_session(predictor, files=None) -> Session:
+    """A new session, with the case of `files` open."""
+    session = Session(ViewerModel(), InlineRunner(), lambda _: predictor)
+    if files is not None:
+        open_case(session.viewer, files)
+    return session
 
 
 def paint(session: Session, value: int = 3, at: int = 0, layer=None) -> None:
@@ -190,13 +194,13 @@ def test_number_of_a_process_alone_says_little(session, folder, predictor, chang
     assert bool(Autosave(open_session(predictor), folder).found()) is offered
 
 
-def test_restored_result_is_the_one_that_was_lost(session, folder, writer, predictor):
+def test_restored_result_is_the_one_that_was_lost(session, folder, writer, predictor, files):
     crashed(session, folder, writer)
     lost = session.shown
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     assert autosave.restore(autosave.found()[0])
-    (layer,) = fresh.viewer.layers
+    layer = fresh.shown.layer
     assert layer.name == "recovered edits · patient"
     np.testing.assert_array_equal(layer.data, lost.layer.data)
     np.testing.assert_array_equal(layer.affine.affine_matrix, lost.layer.affine.affine_matrix)
@@ -207,9 +211,9 @@ def test_restored_result_is_the_one_that_was_lost(session, folder, writer, predi
     np.testing.assert_array_equal(fresh.shown.labels, lost.prediction.labels)
 
 
-def test_restored_result_is_saved_like_any_other(session, folder, writer, predictor, tmp_path):
+def test_restored_result_is_saved_like_any_other(session, folder, writer, predictor, files, tmp_path):
     crashed(session, folder, writer)
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     autosave.restore(autosave.found()[0])
     assert fresh.save(tmp_path / "out.nii.gz")
@@ -219,9 +223,9 @@ def test_restored_result_is_saved_like_any_other(session, folder, writer, predic
     np.testing.assert_array_equal(read_labels(tmp_path / "out.nii.gz").data, session.shown.labels)
 
 
-def test_restored_edits_stay_on_disk_until_they_are_saved(session, folder, writer, predictor):
+def test_restored_edits_stay_on_disk_until_they_are_saved(session, folder, writer, predictor, files):
     crashed(session, folder, writer)
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     (record,) = autosave.found()
     autosave.restore(record)
@@ -258,27 +262,109 @@ def test_nothing_is_restored_while_a_job_runs(session, folder, writer, predictor
     assert len(autosave.found()) == 1
 
 
-def test_nothing_is_restored_twice(session, folder, writer, predictor, told):
+def test_nothing_is_restored_twice(session, folder, writer, predictor, files, told):
     crashed(session, folder, writer)
-    first, second = (Autosave(open_session(predictor), folder) for _ in range(2))
+    first, second = (Autosave(open_session(predictor, files), folder) for _ in range(2))
     (record,) = second.found()
     first.restore(first.found()[0])
     assert not second.restore(record)
     assert told == ["The edits of patient were restored or discarded elsewhere."]
 
 
-def test_damaged_copy_is_told_and_stays(session, folder, writer, predictor, told):
+def test_damaged_copy_is_told_and_stays(session, folder, writer, predictor, files, told):
     crashed(session, folder, writer)
     next(folder.glob("*-edited.nii.gz")).write_bytes(b"not a label map")
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     (record,) = autosave.found()
     autosave.restore(record)
     assert len(told) == 1
-    assert not fresh.viewer.layers
+    assert fresh.shown is None
     assert autosave.found() == [record]
     autosave.discard(record)
     assert not list(folder.iterdir())
+
+
+def altered(folder, **changes) -> None:
+    """Write other things into the only record, as if they had been kept so."""
+    (path,) = folder.glob("*.json")
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text("utf-8")), **changes})), "utf-8")
+
+
+@pytest.mark.parametrize("opened", ["nothing", "another patient", "same names, other voxels", "too few"])
+def test_edits_never_land_on_other_images(session, folder, writer, predictor, files, told, tmp_path, opened):
+    crashed(session, folder, writer)
+    shown = {
+        "nothing": lambda: None,
+        "another patient": lambda: write_phantom(tmp_path, "other", shape=(20, 24, 16), seed=1),
+        "same names, other voxels": lambda: write_phantom(tmp_path, "patient", shape=(20, 24, 16), seed=1),
+        "too few": lambda: write_phantom(
+            tmp_path / "few", "patient", shape=(20, 24, 16), present=["T1", "T2"]
+        ),
+    }[opened]()
+    fresh = open_session(predictor, shown)
+    autosave = Autosave(fresh, folder)
+    (record,) = autosave.found()
+    before = list(fresh.viewer.layers)
+    assert not autosave.restore(record)
+    assert told[-1].startswith("The edits of patient are not of the images that are open. Open patient first")
+    assert list(fresh.viewer.layers) == before
+    assert autosave.found() == [record]
+
+
+def test_edits_of_images_turned_otherwise_are_not_restored(session, folder, writer, predictor, files, told):
+    crashed(session, folder, writer)
+    altered(folder, affine=(np.diag([-1.0, 1, 1, 1]) @ session.shown.prediction.affine).tolist())
+    fresh = open_session(predictor, files)
+    autosave = Autosave(fresh, folder)
+    assert not autosave.restore(autosave.found()[0])
+    assert "another orientation" in told[-1]
+    assert fresh.shown is None
+
+
+def test_sequences_that_were_not_used_do_not_matter(session, folder, writer, predictor, files):
+    session.use("FLAIR", False)
+    session.run()
+    crashed(session, folder, writer)
+    fresh = open_session(predictor, files)
+    autosave = Autosave(fresh, folder)
+    assert autosave.restore(autosave.found()[0])
+    assert fresh.shown.edited == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"affine": [[1, 0], [0, 1]]},
+        {"affine": "x"},
+        {"scheme": "unheard of"},
+        {"scheme": 3},
+        {"present": ["PET"]},
+        {"present": 7},
+        {"warnings": None},
+    ],
+)
+def test_damaged_record_is_one_sentence(session, folder, writer, predictor, files, told, changes):
+    crashed(session, folder, writer)
+    altered(folder, **changes)
+    fresh = open_session(predictor, files)
+    autosave = Autosave(fresh, folder)
+    (record,) = autosave.found()
+    autosave.restore(record)
+    assert len(told) == 1
+    assert "The kept edits of patient are damaged. Discard them." in told[0]
+    assert fresh.shown is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"when": 3}, {"owner": {"host": "x", "pid": "y", "started": None}}, {"provenance": []}]
+)
+def test_record_that_cannot_be_read_is_told_once(session, folder, writer, predictor, told, changes):
+    crashed(session, folder, writer)
+    altered(folder, **changes)
+    assert Autosave(open_session(predictor), folder).found() == []
+    assert len(told) == 1
+    assert "cannot be read any more" in told[0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"case": "x"}', '{"case": "x", "owner": 3}'])
@@ -338,12 +424,12 @@ def test_copies_of_others_stay(session, folder, writer, predictor):
 # --- the row in the panel ---------------------------------------------------------------------------
 
 
-def test_row_offers_restores_and_discards(session, folder, writer, predictor, qtbot, tmp_path):
+def test_row_offers_restores_and_discards(session, folder, writer, predictor, files, qtbot, tmp_path):
     from napari_m3ae.widgets.edit import EditPart
 
     crashed(session, folder, writer)
     (path,) = folder.glob("*.json")
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     part = EditPart(fresh, Autosave(fresh, folder))
     qtbot.addWidget(part)
     fresh.changed.connect(part.render)  # as the panel does

@@ -79,6 +79,7 @@ def test_python_for_images_on_two_grids_resamples_as_the_viewer_does(session, fo
     write_image(path, read_volume(path).data, moved)
     slots = {slot.modality: slot.layer for slot in session.state.slots}
     slots["T2"].metadata = {layers.KEY: {**layers.facts(slots["T2"]), "affine": moved}}
+    slots["T2"].affine = layers.display_grid(moved, read_volume(path).shape)[1]
     assert str(path) in shlex.split(as_command(session)), "which resamples too"
     text = as_python(session)
     assert "to_one_grid" in text

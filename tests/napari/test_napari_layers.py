@@ -113,6 +113,39 @@ def test_labels_drawn_by_the_user_on_our_axes_have_an_affine():
     assert layers.to_volume(drawn).data.shape == SHAPE
 
 
+CHANGES = {
+    "other voxels": ("layer-replaced", lambda layer: setattr(layer, "data", layer.data + 1)),
+    "another shape": ("layer-replaced", lambda layer: setattr(layer, "data", layer.data[:-1])),
+    "turned over": ("layer-replaced", lambda layer: setattr(layer, "data", layer.data[::-1])),
+    "4-D": ("layer-replaced", lambda layer: setattr(layer, "data", layer.data[None])),
+    "translated": ("layer-moved", lambda layer: setattr(layer, "translate", (0, 0, 3))),
+    "scaled": ("layer-moved", lambda layer: setattr(layer, "scale", (1, 1, 1.1))),
+    "rotated": ("layer-moved", lambda layer: setattr(layer, "rotate", (0, 0, 5))),
+    "mirrored": ("layer-moved", lambda layer: setattr(layer, "affine", np.diag([1, 1, -1, 1]))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL"])
+def test_image_that_was_replaced_or_moved_is_refused(codes, change):
+    code, do = CHANGES[change]
+    volume = Volume(np.random.default_rng(0).random(SHAPE, np.float32), affine_of(codes))
+    layer = Layer.create(*layers.image_layer(volume, "T1 of A"))
+    layers.to_volume(layer)
+    do(layer)
+    with pytest.raises(InputError, match=r"layer 'T1 of A'.*Open the file again") as caught:
+        layers.to_volume(layer)
+    assert caught.value.code == code
+
+
+def test_copy_of_a_layer_and_other_contrast_are_no_change():
+    volume = marked("LPS")
+    layer = Layer.create(*layers.image_layer(volume, "T1"))
+    data, keywords, kind = layer.as_layer_data_tuple()
+    copy = Layer.create(np.ascontiguousarray(data), {**keywords, "contrast_limits": (0, 2)}, kind)
+    np.testing.assert_array_equal(layers.to_volume(copy).data, volume.data)
+
+
 def test_layer_of_unknown_orientation_is_refused():
     with pytest.raises(InputError, match=r"how the layer 'scan' lies.*Open its NIfTI") as caught:
         layers.to_volume(Image(np.zeros((3, 4, 5)), name="scan"))

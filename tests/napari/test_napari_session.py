@@ -48,7 +48,9 @@ def test_sequences_find_their_slots(session, case):
 
 
 def test_images_of_two_patients_are_refused_until_the_user_confirms(session, case, predictor, told):
-    case["T2"].data = np.roll(case["T2"].data, 4, axis=2)
+    volume = layers.to_volume(case["T2"])
+    rolled = replace(volume, data=np.roll(volume.data, 4, axis=0))
+    session.choose("T2", layers.add(session.viewer, layers.image_layer(rolled, "rolled")))
     session.run()
     assert "seem to be of two patients" in told[-1]
     assert predictor.cases == []
@@ -61,6 +63,41 @@ def test_images_of_two_patients_are_refused_until_the_user_confirms(session, cas
     session.choose("T1", None)
     session.run()
     assert len(asked) == 2  # other images
+
+
+def test_layers_of_two_folders_and_names_are_refused_and_the_answer_is_recorded(
+    session, viewer, tmp_path, told
+):
+    """Images of the same outline, so that names and folders alone tell."""
+    first, second = (write_phantom(tmp_path / name, name, shape=(20, 24, 16)) for name in ("p01", "p02"))
+    open_case(viewer, first)
+    other = open_case(viewer, second)
+    session.choose("T1", viewer.layers["T1 · p01"])
+    session.run()
+    assert "seem to be of two patients" in told[-1]
+    assert "p01" in told[-1]
+    assert "p02" in told[-1]
+    assert session.shown is None
+    session.confirm = lambda problem: True
+    session.run()
+    assert session.save(tmp_path / "out.nii.gz")
+    assert json.loads((tmp_path / "out.json").read_text("utf-8"))["same_patient"] is True
+    session.choose("T1", other["T1"])
+    session.run()
+    session.save(tmp_path / "one.nii.gz")
+    assert json.loads((tmp_path / "one.json").read_text("utf-8"))["same_patient"] is False
+
+
+def test_layer_that_was_replaced_or_moved_is_refused_by_name(session, case, predictor, told):
+    case["T1"].translate = (0, 0, 4)
+    session.run()
+    case["T1"].translate = (0, 0, 0)
+    case["FLAIR"].data = case["FLAIR"].data + 1
+    session.run()
+    assert [text.split("'")[1] for text in told] == ["T1 · patient", "FLAIR · patient"]
+    assert "moved" in told[0]
+    assert "replaced" in told[1]
+    assert predictor.cases == []
 
 
 def test_layers_that_are_there_first_are_found_too(viewer, files):

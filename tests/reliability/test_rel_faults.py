@@ -163,7 +163,7 @@ MODEL = Model("model", "a" * 64, "1" * 64)
 
 
 def measured(model: Model, name: str) -> Measurement:
-    found = Overlap(800, 900, 0.8, 5.0, 1.0, 373.0)
+    found = Overlap(800, 900, 0.8, 5.0, 1.0, 373.0, 0.8)
     rows = {str(subset): dict.fromkeys(("WT", "TC", "ET"), found) for subset in table_order(BRATS)}
     key = {"bundle_sha256": model.sha256, "fingerprint": model.fingerprint, "case": name}
     return Measurement({**key, "case_sha256": "c" * 64, "code_version": __version__}, "cpu", rows)

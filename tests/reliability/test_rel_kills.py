@@ -27,7 +27,7 @@ import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.sidecar import saved_scheme
-from m3ae_core.data.volume import read_labels
+from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.evaluation.slices import Slices, read_slices, write_slices
 from m3ae_core.files import write_array, write_text
 from m3ae_core.inference.predictor import Prediction, save_prediction
@@ -238,15 +238,33 @@ def kill_saving(what: str, saving: Saving, folder: Path, delay: float) -> Kill:
         return Kill(what, f"{type(error).__name__}: {error}", bool(left))
 
 
-def shown_session() -> Any:
-    """A session with a segmentation on display, without a window."""
+def open_session() -> Any:
+    """A session with an image open, without a window."""
     from napari.components import ViewerModel
 
+    from napari_m3ae import layers
     from napari_m3ae.jobs import InlineRunner
-    from napari_m3ae.session import Recovered, Session
+    from napari_m3ae.session import Session
 
     session = Session(ViewerModel(), InlineRunner())
-    made = prediction(noise(0), {"made_by": {"edited": False}})
+    layers.add(session.viewer, layers.image_layer(image(), "T2", modality="T2", source="source"))
+    return session
+
+
+def image() -> Volume:
+    """An image on the grid of the masks."""
+    data = np.zeros(SHAPE, np.float32)
+    data[1:-1, 1:-1, 1:-1] = np.random.default_rng(0).random(np.array(SHAPE) - 2)
+    return Volume(data, AFFINE)
+
+
+def shown_session() -> Any:
+    """A session with a segmentation of that image on display."""
+    from napari_m3ae.session import Recovered
+
+    session = open_session()
+    record = {"made_by": {"edited": False}, "sequences_present": {"T2": image().sha256}}
+    made = prediction(noise(0), record)
     session.show(made, Recovered("case", frozenset({"source"}), {}))
     return session
 
@@ -258,11 +276,7 @@ def paint(session: Any, turn: int) -> None:
 
 def kill_autosave(folder: Path, delay: float) -> Kill:
     """Kill a process that paints a voxel and keeps the edits, in turn; restore what it left."""
-    from napari.components import ViewerModel
-
     from napari_m3ae.autosave import Autosave
-    from napari_m3ae.jobs import InlineRunner
-    from napari_m3ae.session import Session
 
     session = shown_session()
 
@@ -276,7 +290,7 @@ def kill_autosave(folder: Path, delay: float) -> Kill:
 
     kept = Child(work).kill(delay)
     left = temporaries(folder)
-    fresh = Session(ViewerModel(), InlineRunner())
+    fresh = open_session()
     autosave = Autosave(fresh, folder)
     found = autosave.found()
     if len(found) != 1 or not autosave.restore(found[0]):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from m3ae_core.data.phantom import AFFINE, phantom
+from m3ae_core.data.volume import Volume
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
@@ -36,6 +37,11 @@ def labels_hash(labels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()
 
 
+def image() -> Volume:
+    """The image that the segmentation is said to be of."""
+    return Volume(phantom()[0]["T2"], AFFINE)
+
+
 def paint_until_killed(folder: Path, seconds: int | None) -> None:
     """Open napari with the panel and a segmentation, and paint at random for ever."""
     import napari
@@ -45,7 +51,7 @@ def paint_until_killed(folder: Path, seconds: int | None) -> None:
 
     viewer = napari.Viewer(show=True)
     _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")
-    record = {"made_by": {"edited": False}}
+    record = {"made_by": {"edited": False}, "sequences_present": {"T2": image().sha256}}
     made = Prediction(phantom()[1], {}, AFFINE, BRATS_2023, BRATS.subset(("T2",)), (), record)
     panel.session.show(made, Recovered("case", frozenset({"source"}), {}))
     if seconds is not None:
@@ -103,11 +109,13 @@ def lost_seconds(folder: Path, killed: float) -> float:
     """
     from napari.components import ViewerModel
 
+    from napari_m3ae import layers
     from napari_m3ae.autosave import Autosave
     from napari_m3ae.jobs import InlineRunner
     from napari_m3ae.session import Session
 
     session = Session(ViewerModel(), InlineRunner())
+    layers.add(session.viewer, layers.image_layer(image(), "T2", modality="T2", source="source"))
     autosave = Autosave(session, folder / "napari-m3ae" / "autosave")
     (record,) = autosave.found()
     assert autosave.restore(record)

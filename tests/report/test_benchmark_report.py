@@ -34,8 +34,8 @@ def measurement(model: Model, index: int, case: str) -> Measurement:
     overlaps = {}
     for row, subset in enumerate(ROWS):
         dice = 0.9 - 0.25 * index - 0.01 * row + (0.05 if model is MODELS[1] else 0)
-        found = Overlap(800, 900, dice, 5.0 + index, 1.0, 373.12866)
-        gone = replace(found, reference=0, dice=0.0, hd95_mm=None)
+        found = Overlap(800, 900, dice, 5.0 + index, 1.0, 373.12866, dice)
+        gone = replace(found, reference=0, dice=0.0, hd95_mm=None, lesion_dice=0.0)
         overlaps[str(subset)] = {"WT": found, "TC": found, "ET": gone if case == "bad" else found}
     key = {"bundle_sha256": model.sha256, "fingerprint": model.fingerprint, "case": case}
     return Measurement({**key, "case_sha256": "c" * 64, "code_version": __version__}, "cpu", overlaps)
@@ -126,13 +126,13 @@ def test_latex_has_as_many_cells_in_every_line(results):
     }  # scores; their last row, whose first cell spans four; comparisons
     assert r"ours \& $<$co$>$" in text
     assert r"theirs\_2" in text
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 13
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 16
     assert tex("50 % ± 1") == r"50 \% $\pm$ 1"
 
 
 def test_scores_can_be_read_back(results):
     rows = list(csv.DictReader(io.StringIO((results.folder / "scores.csv").read_text("utf-8"))))
-    assert len(rows) == 2 * 3 * 45 * 3
+    assert len(rows) == 2 * 3 * 45 * 4
     assert list(rows[0])[2:8] == ["case", "subset", "region", "convention", "dice", "hd95_mm"]
     bad = [row for row in rows if row["case"] == "bad" and row["region"] == "ET" and row["subset"] == "T2"]
     found = {row["convention"]: (row["dice"], row["hd95_mm"]) for row in bad}
@@ -140,6 +140,7 @@ def test_scores_can_be_read_back(results):
         "brats_legacy": ("0.0", "373.12866"),
         "m3ae_paper": ("0.0", "0.0"),
         "rfnet_pp500": ("0.0", ""),
+        "brats_lesions": ("0.0", ""),
     }
     assert {row["reference_empty"] for row in bad} == {"True"}
     dice = [float(row["dice"]) for row in rows if row["bundle"] == "theirs_2" and row["region"] == "WT"]
@@ -149,8 +150,8 @@ def test_scores_can_be_read_back(results):
 
 def test_statistics_are_data(results):
     data = json.loads((results.folder / "statistics.json").read_text("utf-8"))
-    assert len(data["summaries"]) == 2 * 45 * 5  # two metrics under two conventions, one under the third
-    assert len(data["comparisons"]) == 45 * 5
+    assert len(data["summaries"]) == 2 * 45 * 6  # two metrics under two conventions, one under the others
+    assert len(data["comparisons"]) == 45 * 6
     assert data["provenance"]["case_list_sha256"] == "d" * 64
     assert "Pratt" in data["test"]
 

@@ -20,7 +20,8 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.weights import load_pickle
-from m3ae_core.training.loop import CHECKPOINT, Task, _batches, _loader, cosine, train
+from m3ae_core.training.loop import CHECKPOINT, Task, _batches, _loader, train
+from m3ae_core.training.schedule import Budget, cosine
 
 
 class Points:
@@ -121,9 +122,9 @@ def test_the_first_step_by_hand(tmp_path: Path, decay: float) -> None:
 
 
 def test_the_learning_rate_falls_like_a_cosine() -> None:
-    assert cosine(0, 600) == 1
-    assert cosine(300, 600) == pytest.approx(0.5)
-    assert 0 < cosine(599, 600) < 1e-4
+    assert cosine(0) == 1
+    assert cosine(0.5) == pytest.approx(0.5)
+    assert 0 < cosine(599 / 600) < 1e-4
 
 
 def test_the_rate_of_the_last_epoch_is_the_recipes_times_the_cosine(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_the_rate_of_the_last_epoch_is_the_recipes_times_the_cosine(tmp_path: Pa
     for events in (islice(run(tmp_path), 6), run(tmp_path)):
         list(events)
     (group,) = load_pickle(tmp_path / CHECKPOINT)["optimizer"]["param_groups"]
-    assert group["lr"] == pytest.approx(0.1 * cosine(3, 4))
+    assert group["lr"] == pytest.approx(0.1 * cosine(3 / 4))
 
 
 # --- batches ---------------------------------------------------------------------------------------
@@ -144,9 +145,9 @@ def place(rank: int, world: int) -> Any:
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes_share_every_batch(world: int) -> None:
     config = stage(batch_size=4, epochs=3)
-    shares = [_batches(9, config, place(rank, world), 1) for rank in range(world)]
+    shares = [list(_batches(range(3), 9, config, place(rank, world), 1)) for rank in range(world)]
     assert {len(batches) for batches in shares} == {6}
-    for together, *parts in zip(_batches(9, config, place(0, 1), 1), *shares, strict=True):
+    for together, *parts in zip(_batches(range(3), 9, config, place(0, 1), 1), *shares, strict=True):
         assert sorted(chain(*parts)) == together
         assert {len(part) for part in parts} == {4 // world}
 
@@ -156,7 +157,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(batch: int, world: int, accum
     with pytest.raises(
         ConfigError, match=f"batch of {batch}.*{world} processes in {accumulate} parts"
     ) as caught:
-        _batches(20, stage(batch_size=batch), place(0, world), accumulate)
+        _batches(range(4), 20, stage(batch_size=batch), place(0, world), accumulate)
     assert caught.value.code == "batch"
     assert caught.value.fix == "Change batch_size, the number of devices or the accumulation."
 
@@ -169,7 +170,7 @@ def test_fewer_cases_than_a_batch_are_refused(tmp_path: Path) -> None:
 
 
 def test_as_many_cases_as_a_batch_are_enough() -> None:
-    assert _batches(2, stage(), place(0, 1), 1) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert list(_batches(range(4), 2, stage(), place(0, 1), 1)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -302,3 +303,75 @@ def test_a_loss_that_is_lost_stops_the_run_and_leaves_the_last_checkpoint(tmp_pa
     state = load_pickle(tmp_path / CHECKPOINT)
     assert state["epoch"] == 2
     assert torch.isfinite(state["task"]["weight"]).all()
+
+
+# --- a budget of minutes ---------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that a step moves by one second."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(Line):
+    """A task whose steps take a second each."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock, self.rates = clock, list[float]()
+
+    def after_step(self) -> None:
+        self.clock.now += 1
+
+
+def timed(folder: Path, clock: Clock, minutes: float = 0.5, stop: int | None = None) -> list[Event]:
+    events = run(folder, Timed(clock), budget=Budget(minutes, clock))
+    return list(islice(events, stop))
+
+
+def test_a_run_ends_within_its_minutes_and_is_saved(tmp_path: Path) -> None:
+    """Half a minute of which a twentieth is kept back: 29 steps of a second, in epochs of two, the last one cut."""
+    events = timed(tmp_path, Clock())
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert len(steps) == 29
+    assert isinstance(events[-1], Saved)
+    assert events[-1].epoch == 15
+    assert load_pickle(tmp_path / CHECKPOINT)["seconds"] == pytest.approx(29)
+    assert steps[14].total_steps == pytest.approx(29, abs=2)
+
+
+def test_the_learning_rate_follows_the_time(tmp_path: Path) -> None:
+    timed(tmp_path, Clock())
+    (group,) = load_pickle(tmp_path / CHECKPOINT)["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(0.1 * cosine(28 / 28.5), rel=1e-4)
+
+
+def test_minutes_count_over_all_starts(tmp_path: Path) -> None:
+    clock = Clock()
+    first = timed(tmp_path, clock, stop=20)
+    clock.now += 1000  # nobody computes
+    done = load_pickle(tmp_path / CHECKPOINT)["seconds"]
+    rest = [event for event in timed(tmp_path, clock) if isinstance(event, StepDone)]
+    assert len(rest) + done == 29
+    assert any(isinstance(event, Saved) for event in first)
+    assert [type(event) for event in timed(tmp_path, clock)] == [Resumed]  # nothing is left
+    assert any(isinstance(event, StepDone) for event in timed(tmp_path, clock, minutes=1))
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
+def test_minutes_that_cannot_be(minutes: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Budget(minutes)
+    assert caught.value.code == "minutes"
+
+
+def test_time_for_a_last_validation_is_kept_back() -> None:
+    clock = Clock()
+    budget = Budget(1, clock, validation=27)
+    clock.now += 15
+    assert budget.share == pytest.approx(0.5)
+    assert Budget(1, clock, validation=60).share == 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.config import parse_recipe
+from m3ae_core.config import ScannerConfig, parse_recipe
 from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
@@ -280,6 +280,19 @@ def test_row_a_starts_from_random_weights(cases, first_stage, tmp_path, monkeypa
     assert same == [True, False]
 
 
+def test_a_bundle_that_segments_is_gone_on_from(cases, second_stage):
+    """The weights to start from are its segmenter's, heads and all, unless random ones are asked for."""
+    start = load_bundle(second_stage[0] / "bundle")
+    theirs = start.segmenter.state_dict()
+    found = stages.starting_segmenter(RECIPE, start).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
+    random = one_epoch(RECIPE, finetune={"pretrained": False})
+    assert not torch.equal(
+        stages.starting_segmenter(random, start).state_dict()["heads.at_full.weight"],
+        theirs["heads.at_full.weight"],
+    )
+
+
 def test_rows_c_and_d_replace_the_substitute(cases, tmp_path):
     """Zero, or the mean of the training images; bundles hold it unchanged, in half precision."""
     found, used = {}, [cases[0], cases[1]]
@@ -342,3 +355,24 @@ def test_stage_2_is_not_resumed_from_another_stage_1(second_stage, first_stage, 
     assert caught.value.code == "other-data"
     with pytest.raises(OutputError, match="other validation cases"):
         list(finetune(RECIPE, cases[:2], first_stage[0] / "bundle", second_stage[0]))
+
+
+def test_mixed_precision_differs_by_rounding_alone(cases, tmp_path):
+    """Both stages, with all that makes images: they are made in float32, and losses computed in it."""
+    recipe = RECIPE.model_copy(
+        update={
+            "pretrain": RECIPE.pretrain.model_copy(update={"epochs": 1}),
+            "finetune": RECIPE.finetune.model_copy(
+                update={"epochs": 1, "scanner": ScannerConfig(probability=1), "ema": 0.9, "teacher": 0.5}
+            ),
+        }
+    )
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        hardware, folder = Hardware(device="cpu", workers=0, precision=precision), tmp_path / precision
+        events = list(pretrain(recipe, cases, folder / "one", hardware))
+        events += finetune(recipe, cases, folder / "one/bundle", folder / "two", hardware=hardware)
+        losses.append([sum(event.terms.values()) for event in of(EpochDone, events)])
+    exact, mixed = losses
+    assert exact != mixed
+    assert mixed == pytest.approx(exact, rel=0.02)

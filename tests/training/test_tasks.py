@@ -13,6 +13,7 @@ import torch
 from m3ae_core.config import FinetuneConfig, PretrainConfig
 from m3ae_core.data.dataset import CachedCase, Crop, Samples
 from m3ae_core.events import Validated
+from m3ae_core.losses import teacher_loss
 from m3ae_core.model.m3ae import Segmenter
 from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.training.loop import Task
@@ -33,10 +34,13 @@ def cases(tmp_path: Path) -> list[CachedCase]:
 
 
 def pretraining(
-    cases: list[CachedCase], kind: str = "learned", **settings: Any
+    cases: list[CachedCase], kind: str = "learned", gradient_sd: float = 0, **settings: Any
 ) -> tuple[PretrainTask, list[Any]]:
     torch.manual_seed(0)
-    parts = {"masking": {"patch": 8, **settings}, "substitute": {"kind": kind, "learning_rate": 0.1}}
+    parts = {
+        "masking": {"patch": 8, **settings},
+        "substitute": {"kind": kind, "learning_rate": 0.1, "gradient_sd": gradient_sd},
+    }
     config = PretrainConfig(**CROP, **parts)
     image = torch.rand(4, 20, 20, 20)
     substitute = SubstituteImage(4, (20, 20, 20)) if kind == "learned" else SubstituteImage.fixed(image)
@@ -87,6 +91,18 @@ def test_the_substitute_learns_at_its_own_rate_without_decay(cases: list[CachedC
     assert set(terms) == {"reconstruction", "regulariser"}
     terms["reconstruction"].backward()
     assert task.substitute.image.grad.any()
+
+
+def test_the_gradient_of_the_substitute_is_smoothed_where_asked(cases: list[CachedCase]) -> None:
+    found = []
+    for sd in (0, 2):
+        task, batch = pretraining(cases, gradient_sd=sd)
+        task(batch)["reconstruction"].backward()
+        found.append(task.substitute.image.grad)
+    rough, smooth = (
+        (gradient.diff(dim=-1).abs().mean() / gradient.abs().mean()).item() for gradient in found
+    )
+    assert smooth < rough / 2
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean"])
@@ -212,3 +228,33 @@ def test_what_is_deployed_is_what_is_validated(ema: float, cases: list[CachedCas
     assert task.validate(2).epoch == 2
     assert task.validation.seen.pop() is task.deployed
     assert (task.deployed is task.segmenter) == (ema == 0)
+
+
+def test_the_teacher_is_the_average_and_sees_all_that_exists(cases: list[CachedCase]) -> None:
+    """The weights move on, the average stays: what teaches is the average's answer to the full view, unlearned."""
+    task, batch = finetuning(cases, ema=0.9, teacher=0.5, consistency_weight=0)
+    sample = batch[0]._replace(exists=torch.tensor([True, True, False, True]))
+    view = task._views(sample)
+    assert view.shape[0] == 3
+    content = task.substitute.crop([sample.start], task.config.crop)
+    expected = sample.augmentation.intensity(
+        torch.where(sample.exists[:, None, None, None], sample.image, content)
+    )
+    torch.testing.assert_close(view[2], sample.augmentation.space(expected[0]))
+    with torch.no_grad():
+        for weight in task.segmenter.parameters():
+            weight.mul_(1.5)
+    terms = task([sample])
+    with torch.no_grad():
+        taught = task.average.module(view[2:])[0].full
+        logits = task.segmenter(view[:2])[0].full
+    assert terms["teacher"].item() == pytest.approx(0.5 * teacher_loss(logits, taught).item(), rel=1e-4)
+    terms["teacher"].backward()
+    assert any(weight.grad is not None for weight in task.segmenter.parameters())
+    assert all(weight.grad is None for weight in task.average.parameters())
+
+
+def test_without_a_teacher_there_is_no_third_view(cases: list[CachedCase]) -> None:
+    task, batch = finetuning(cases, ema=0.9)
+    assert task._views(batch[0]).shape[0] == 2
+    assert set(task(batch[:1])) == {"segmentation", "consistency"}

@@ -1,5 +1,7 @@
 """A calibration fitted on made-up measurements whose law is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,26 @@ def test_too_few_cases(measurements):
 def test_conformal_ends_by_hand(count, ends):
     """The k-th of n errors is exceeded with the chance k / (n + 1): a tenth on each side."""
     assert conformal_ends(np.arange(count)[::-1]) == ends
+
+
+def test_what_the_cases_were_worth_is_kept(measurements, calibration):
+    dice = [m.dice[SUBSETS.index(BRATS.subset(["T1"])), 1] for m in measurements]
+    found = calibration.fits["T1"]["TC"].measured
+    assert (found.low, found.estimate, found.high) == pytest.approx(
+        np.quantile(dice, (0.1, 0.5, 0.9)), abs=1e-3
+    )
+
+
+def test_enhancement_is_told_where_some_cases_have_none(measurements, calibration):
+    """Of half of the cases the enhancing tumour is taken away, from truth and probabilities."""
+    assert calibration.enhancement is None
+    scarce = []
+    for m in measurements[::2]:
+        figures = m.figures.copy()
+        figures[:, 2, 2] = 0.1
+        scarce.append(replace(m, figures=figures, true_ml=np.array([19.0, 19.0, 0.0])))
+    found = fit_calibration([*scarce, *measurements[1::2]]).enhancement
+    assert found.cases == 12
+    assert found.enhancing == 6
+    assert set(found.balanced_accuracy.values()) == {1.0}
+    assert set(found.balanced_accuracy) == {str(s) for s in SUBSETS if "T1c" in s.missing}

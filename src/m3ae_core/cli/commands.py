@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.calibrate import calibrate
+from m3ae_core.cli.packed import bundle_from_packed, pack, train_packed
 from m3ae_core.cli.predict import predict
 from m3ae_core.cli.printed import print_dice, print_reliability
 from m3ae_core.cli.progress import follow
@@ -141,6 +142,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "invert": invert,
     "finetune": finetune,
     "curves": curves,
+    "pack": pack,
+    "train-packed": train_packed,
+    "bundle-from-packed": bundle_from_packed,
     "import-official": import_official,
     "split-4d": split_4d,
     "split": split,

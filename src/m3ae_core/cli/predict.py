@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from m3ae_core.inference.shards import Shard
     from m3ae_core.inference.summary import Record
 
+OptionalCodes = Annotated[str | None, arg(metavar="RAS|LPS|...", help_behavior_hint="")]
 Windows = Annotated[Literal["brain", "template"] | int | None, arg(metavar="brain|template|SIDE")]
 
 
@@ -57,6 +58,10 @@ class Options:
     same_patient
         The images of each case are of one patient, though names, folders or outlines of the brain speak against it;
         the sidecar records that you said so.
+    assess_et
+        Call the enhancing tumour assessable without T1c, too; the labels are the same.
+    orientation
+        Where the stored axes of files run whose headers do not tell it, as RAS or LPS; files that tell it are refused.
     same_grid
         Refuse images of a case that lie on different grids; else they are resampled to the first one's, with a warning.
     compiled
@@ -76,6 +81,8 @@ class Options:
     window: Windows = None
     check: Literal["auto", "yes", "no"] = "auto"
     same_patient: bool = False
+    assess_et: bool = False
+    orientation: OptionalCodes = None
     same_grid: bool = False
     compiled: bool = False
     readers: int = 1
@@ -113,6 +120,7 @@ class Options:
             window=window,
             compiled=self.compiled,
             arithmetic=self.arithmetic,
+            assess_et=self.assess_et,
         )
 
 
@@ -144,6 +152,7 @@ def predict(
         shard: The share I/N of a folder of cases, for a cluster; auto: this task's of a SLURM job array. Each writes a
             summary of its own.
     """
+    from m3ae_core.data.orientation import require_orientation
     from m3ae_core.inference.shards import parse_shard
 
     named = {"FLAIR": flair, "T1": t1, "T1c": t1c, "T2": t2}
@@ -154,6 +163,8 @@ def predict(
             "See m3ae predict --help.",
             code="arguments",
         )
+    if segmentation.orientation is not None:
+        require_orientation(segmentation.orientation)
     options, output, share = segmentation, segmentation.output, parse_shard(shard)
     is_file = output.name.endswith((".nii", ".nii.gz")) or (output.suffix and not output.is_dir())
     if case is None or is_file:
@@ -184,7 +195,7 @@ def _predict_case(case: Path | None, given: Mapping[str, Path], options: Options
     _check_output(options, files.images.values())
     if check:
         refuse_names_that_disagree(files.images, modalities)
-    content = read_case(files, modalities, same_grid=options.same_grid)
+    content = read_case(files, modalities, options.orientation, same_grid=options.same_grid)
     if not options.discard_edits:
         refuse_edited(options.output, content)
     scheme = scheme_named(options.scheme)
@@ -229,6 +240,7 @@ def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
         uncertainty=options.uncertainty,
         discard_edits=options.discard_edits,
         same_patient=options.same_patient,
+        orientation=options.orientation,
         same_grid=options.same_grid,
     )
     if left_out := sum(len(files.unused) for files in cases):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from m3ae_core.card import unassessable_words
+
 
 def print_dice(dice: dict[str, float]) -> None:
     """Print the Dice similarity of each region."""
@@ -24,11 +26,24 @@ def print_reliability(measured: dict[str, dict[str, float]] | None) -> None:
 
 def print_expected(record: dict[str, Any]) -> None:
     """Say how good this very result should be, and how large the tumour is, from the sidecar's record."""
+    blind = (record["not_assessable"] or {}).get("regions", ())
     for key, title, form in (("expected_dice", "expected Dice", ".2f"), ("volume_ml", "volume in mL", ".1f")):
-        if record[key]:
-            ranges = "  ".join(
-                f"{region} {r['estimate']:{form}} ({r['low']:{form}}-{r['high']:{form}})"
-                for region, r in record[key].items()
-            )
-            print(f"{title} (range): {ranges}")
+        known = {region: r for region, r in (record[key] or {}).items() if region not in blind}
+        if known:
+            print(f"{title} (range): {_ranges(known, form)}")
     print(record["calibrated_on"])
+    for line in unassessable_words(record):
+        print(line)
+    if more := record["one_more_sequence"]:
+        without, with_it = (_ranges(more[key], ".2f") for key in ("without", "with"))
+        print(
+            f"one more sequence: with {more['sequence']} the median Dice of {more['cases']} calibration cases "
+            f"(10-90 %) goes from {without} to {with_it}"
+        )
+
+
+def _ranges(ranges: dict[str, dict[str, float]], form: str) -> str:
+    return "  ".join(
+        f"{region} {r['estimate']:{form}} ({r['low']:{form}}-{r['high']:{form}})"
+        for region, r in ranges.items()
+    )

@@ -16,6 +16,7 @@ from m3ae_core.modalities import ModalitySet
 
 if TYPE_CHECKING:
     from m3ae_core.config import ModelConfig, StageConfig
+    from m3ae_core.training.schedule import Budget
 
 HardwareOptions = Annotated[Hardware, OmitArgPrefixes]
 HARDWARE = Hardware()
@@ -28,6 +29,7 @@ def pretrain(
     output: Path,
     split: OptionalPath = None,
     name_cases: bool = False,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 1: learn the masked autoencoder and the substitute image. Resumes if the run folder holds a checkpoint.
@@ -38,6 +40,7 @@ def pretrain(
         output: The run folder.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
@@ -45,8 +48,10 @@ def pretrain(
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
-    chosen = _cases(cases, split, settings.model.modality_set)
-    plan = stages.Plan(settings, chosen, output, hardware=hardware, name_cases=name_cases)
+    chosen = chosen_cases(cases, split, settings.model.modality_set)
+    plan = stages.Plan(
+        settings, chosen, output, hardware=hardware, name_cases=name_cases, budget=_budget(minutes)
+    )
     if follow(stages.pretrain(plan)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
@@ -59,6 +64,7 @@ def invert(
     epochs: int = 6,
     learning_rate: float = 0.01,
     split: OptionalPath = None,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Learn a bundle's substitute image anew against its frozen autoencoder (Eqn. 1). Resumes like stage 1.
@@ -70,6 +76,7 @@ def invert(
         epochs: Passes over the cases.
         learning_rate: Of the substitute.
         split: Split folder (its train.txt), or a text file with one name a line; all cases if left out.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.bundle import load_bundle
@@ -79,8 +86,11 @@ def invert(
 
     settings = inversion_recipe(load_bundle(bundle), epochs, learning_rate)
     _tune_memory(settings.model, settings.pretrain, 1)
-    chosen = _cases(cases, split, settings.model.modality_set)
-    if follow(run(Plan(settings, chosen, output, hardware=hardware), bundle)) is not None:
+    chosen = chosen_cases(cases, split, settings.model.modality_set)
+    if (
+        follow(run(Plan(settings, chosen, output, hardware=hardware, budget=_budget(minutes)), bundle))
+        is not None
+    ):
         print(f"bundle {printable(output / 'bundle')}")
 
 
@@ -96,13 +106,14 @@ def finetune(
     scheme: tuple[str, ...] = (),
     weight: tuple[str, ...] = (),
     name_cases: bool = False,
+    minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
     """Stage 2: learn to segment with any subset, starting from stage 1. Resumes like stage 1.
 
     Args:
         recipe: The recipe that stage 1 used.
-        pretrained: The bundle that stage 1 made.
+        pretrained: The bundle that stage 1 made, or one that segments already, to go on from; builtin is ours.
         cases: Folder of cases, or a manifest of `m3ae scan`, with label maps.
         output: The run folder.
         split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
@@ -113,6 +124,7 @@ def finetune(
             those whose name or folder matches, as in brats2023 'BraTS2021_*=brats2021'.
         weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
         name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
@@ -122,7 +134,7 @@ def finetune(
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.finetune, 2)
     modalities = settings.model.modality_set
-    chosen = _cases(cases, split, modalities)
+    chosen = chosen_cases(cases, split, modalities)
     held_out = _validation_cases((validation, validation_split), cases, split, modalities)
     schemes = schemes_of((*chosen, *held_out), scheme)
     print(scheme_words(schemes))
@@ -134,8 +146,9 @@ def finetune(
         weights=weights_of(chosen, weight),
         hardware=hardware,
         name_cases=name_cases,
+        budget=_budget(minutes),
     )
-    if follow(stages.finetune(plan, pretrained, held_out)) is not None:
+    if follow(stages.finetune(plan, _bundle(pretrained), held_out)) is not None:
         print(f"bundle {printable(output / 'bundle')}")
 
 
@@ -151,6 +164,19 @@ def curves(run: Positional[Path], *, output: Path) -> None:
     print(f"figure {printable(save_curves(run, output))}")
 
 
+def _bundle(path: Path) -> Path:
+    """Return a bundle's folder; ``builtin`` is the built-in model, unless a folder has that name."""
+    from m3ae_core.data.builtin import builtin_bundle
+
+    return builtin_bundle() if path == Path("builtin") and not path.exists() else path
+
+
+def _budget(minutes: float | None) -> Budget | None:
+    from m3ae_core.training.schedule import Budget
+
+    return None if minutes is None else Budget(minutes)
+
+
 def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
     from m3ae_core.memory import keep_freed_memory
 
@@ -158,9 +184,10 @@ def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
     keep_freed_memory(4 * floats)
 
 
-def _cases(
+def chosen_cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
 ) -> tuple[Any, ...]:
+    """Return the cases of a folder or manifest that the lists of a `split` name, all without one."""
     from m3ae_core.data.case import find_cases
     from m3ae_core.data.splits import read_part, select
 
@@ -174,4 +201,4 @@ def _validation_cases(
     """Return the cases of the folder and list that are `given`, else those of the split folder's val.txt, else none."""
     folder, names = given
     names = names or (split if folder is None and split and split.is_dir() else None)
-    return _cases(folder or cases, names, modalities, "val") if folder or names else ()
+    return chosen_cases(folder or cases, names, modalities, "val") if folder or names else ()

@@ -15,13 +15,15 @@ from m3ae_core.data.layouts import scan_cases as scan_cases
 from m3ae_core.data.matching import CaseFiles as CaseFiles
 from m3ae_core.data.matching import match_files as match_files
 from m3ae_core.data.matching import no_sequence, refuse_questions
+from m3ae_core.data.orientation import oriented, was_told
 from m3ae_core.data.together import fit_together
 from m3ae_core.data.vocabulary import LABELS as LABEL_WORDS
 from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, printable
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
 
-_NO_ORIENTATION = (
+#: What is said of images without an orientation.
+NO_ORIENTATION = (
     "The headers do not tell the orientation of the images (no directions, no origin); left and right were taken as "
     "the voxels are stored, the first axis towards the right. Compare with the original before you rely on a side."
 )
@@ -71,7 +73,7 @@ class Case:
             for note in volume.notes:
                 found.setdefault(note, []).append(name)
         notes = tuple(f"{', '.join(names)}: {note}" for note, names in found.items())
-        return (*notes, _NO_ORIENTATION) if tells_nothing(self.affine) else notes
+        return (*notes, NO_ORIENTATION) if tells_nothing(self.affine) and not was_told(found) else notes
 
     @property
     def subset(self) -> Subset:
@@ -125,17 +127,26 @@ class Case:
         return replace(self, volumes={name: self.volumes[name] for name in subset.present})
 
 
-def read_case(files: CaseFiles, modalities: ModalitySet = BRATS, *, same_grid: bool = False) -> Case:
-    """Read the sequences of a case; `same_grid` refuses images that would have to be resampled.
+def read_case(
+    files: CaseFiles,
+    modalities: ModalitySet = BRATS,
+    orientation: str | None = None,
+    *,
+    same_grid: bool = False,
+) -> Case:
+    """Read the sequences of a case, whose headers tell no orientation if `orientation` (``LPS``, ...) is given.
+
+    `same_grid` refuses images that would have to be resampled.
 
     Raises
     ------
     InputError
         If a file must be asked for (``unclear``), there is no sequence (``no-sequence``), the sequences make no
         :class:`Case`, they differ in their grid and must not (``grids-differ``), or a file cannot be used (the codes
-        of :func:`~m3ae_core.data.volume.read_volume`).
+        of :func:`~m3ae_core.data.volume.read_volume` and, with `orientation`,
+        :func:`~m3ae_core.data.orientation.oriented`).
     ConfigError
-        If a name does not belong to the modality set.
+        If a name does not belong to the modality set, or the orientation is none.
     """
     refuse_questions(files)
     names = modalities.subset(files.images).present
@@ -143,6 +154,8 @@ def read_case(files: CaseFiles, modalities: ModalitySet = BRATS, *, same_grid: b
         raise no_sequence(f"The case {files.name} has no sequence", modalities)
     with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
         volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
+    if orientation is not None:
+        volumes = {name: oriented(volume, orientation) for name, volume in volumes.items()}
     if same_grid:
         require_same_grid(volumes)
     return Case(files.name, modalities, volumes)

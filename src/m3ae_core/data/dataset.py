@@ -24,10 +24,13 @@ from m3ae_core.data import nnunet
 from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
+from m3ae_core.data.transplant import can_give, transplant
 from m3ae_core.regions import LabelScheme, encode
 from m3ae_core.seal import file_is_whole
 
 Sample = TypeVar("Sample")
+#: Image (N, D, H, W) and regions (R, D, H, W) of a case on the template.
+Content = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 #: To be raised when the code that prepares cases changes what it makes, so that old caches are not used.
 PREPARATION = 2
@@ -186,22 +189,33 @@ class Samples(Dataset[Sample], Generic[Sample]):
         start = random_start(rng, case.brain, self.stage.crop, case.image.shape[1:])
         if rng.random() < self.stage.foreground:
             start = onto_foreground(rng, case.regions, start, self.stage.crop)
-        image, regions = _cut(case, start, self.stage, rng)
+        image, regions = _cut(self._content(case, rng), start, self.stage, rng)
         return self.draw(Crop(image, regions, start, np.array(case.exists), case.weight), rng)
+
+    def _content(self, case: CachedCase, rng: np.random.Generator) -> Content:
+        """Return a case's image and regions, some with the lesion of another case whose labels count as much."""
+        if not self.stage.transplant or rng.random() >= self.stage.transplant:
+            return case.image, case.regions
+        donor = self.cases[int(rng.integers(len(self.cases)))]
+        if donor.weight < case.weight or not can_give(donor.exists, case.exists, donor.regions):
+            return case.image, case.regions
+        return transplant(rng, (case.image, case.regions), (donor.image, donor.regions))
 
 
 def _cut(
-    case: CachedCase, start: Shape, stage: StageConfig, rng: np.random.Generator
+    content: Content, start: Shape, stage: StageConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the crop of the image and of the regions at `start`; with `stage.nnunet`, changed as drawn from `rng`."""
+    image, regions = content
     if not stage.nnunet:
-        image, regions = (crop(array, start, stage.crop) for array in (case.image, case.regions))
-        return torch.from_numpy(image), torch.from_numpy(regions)
+        return torch.from_numpy(crop(image, start, stage.crop)), torch.from_numpy(
+            crop(regions, start, stage.crop)
+        )
     change = nnunet.spatial_change(rng)
-    turned = nnunet.cut(case.image, start, stage.crop, change)
+    turned = nnunet.cut(image, start, stage.crop, change)
     masks = torch.zeros(0, *stage.crop, dtype=torch.bool)
-    if case.regions_file:
-        masks = nnunet.cut(case.regions, start, stage.crop, change) > 0.5
+    if len(regions):
+        masks = nnunet.cut(regions, start, stage.crop, change) > 0.5
     return nnunet.vary(turned, int(rng.integers(2**32))), masks
 
 

@@ -54,14 +54,26 @@ def find_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
         If there is no such folder (``missing``, ``not-a-folder``, ``unreadable``), no sequence in it
         (``no-sequence``), two files for one sequence (``ambiguous``), or a file that must be asked for (``unclear``).
     """
+    files = sort_case(folder, modalities)
+    refuse_questions(files)
+    return files
+
+
+def sort_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
+    """Do what :func:`find_case` does, but keep the questions about files.
+
+    Raises
+    ------
+    InputError
+        With the codes of :func:`find_case` but ``unclear``.
+    """
     folder = Path(folder)
     home = _images_folder(folder)
     paths = _nifti_files(home) or _one_each(home, modalities)
     files = sort_files(paths, modalities, read_channels(home))
     if not paths and len(alike := _per_sequence(home, modalities)) == 1:
         files = next(iter(alike.values()))
-    refuse_questions(files)
-    if not files.images:
+    if not files.images and not files.questions:
         raise foreign_images(folder) or no_sequence("No sequence was found here", modalities, folder)
     return replace(files, name=folder.absolute().name, unused=files.unused + _foreign(home))
 

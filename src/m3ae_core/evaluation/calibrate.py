@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.bundle import Bundle, save_bundle
+from m3ae_core.bundle import Bundle
 from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.errors import InputError
@@ -95,16 +94,9 @@ def _subsets(
             yield [weigh(row, ml) for row in inside], scores, values
 
 
-def save_calibration(bundle: Bundle, calibration: Calibration, folder: Path) -> Path:
-    """Write `bundle` with its calibration on the card into `folder`; the networks stay as they are.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written; a bundle that is there stays usable.
-    """
-    card = {**bundle.card, KEY: calibration.model_dump(mode="json")}
-    return save_bundle(replace(bundle, card=card), folder)
+def with_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
+    """Return `bundle` with its calibration on the card; the networks stay as they are."""
+    return replace(bundle, card={**bundle.card, KEY: calibration.model_dump(mode="json")})
 
 
 def _check(bundle: Bundle, cases: Sequence[CaseFiles]) -> None:

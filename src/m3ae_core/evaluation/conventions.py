@@ -27,12 +27,16 @@ class Convention:
         BraTS) or zero. None if the convention has no distances.
     smallest_enhancing_mm3
         A predicted enhancing tumour of less volume is removed before it is scored; the other regions are not touched.
+    lesionwise
+        Whether Dice is the mean over lesions and false positives
+        (:func:`~m3ae_core.evaluation.lesionwise.lesionwise_dice`).
     """
 
     name: str
     description: str
     hd95_if_one_is_empty: Literal["diagonal", "zero"] | None
     smallest_enhancing_mm3: float = 0.0
+    lesionwise: bool = False
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -47,7 +51,8 @@ class Convention:
 
     def dice(self, scored: Overlap) -> float:
         """Return the Dice similarity in [0, 1] of what :meth:`applied` gave."""
-        return 1.0 if scored.dice is None else scored.dice
+        dice = scored.lesion_dice if self.lesionwise else scored.dice
+        return 1.0 if dice is None else dice
 
     def hd95_mm(self, scored: Overlap) -> float | None:
         """Return the 95 % Hausdorff distance in mm of what :meth:`applied` gave; None if the convention has none."""
@@ -78,4 +83,12 @@ RFNET_PP500 = Convention(
     None,
     smallest_enhancing_mm3=500.0,
 )
-CONVENTIONS = (BRATS_LEGACY, M3AE_PAPER, RFNET_PP500)
+BRATS_LESIONS = Convention(
+    "brats_lesions",
+    "The BraTS challenges since 2023: mean Dice over the lesions of the reference, which is dilated by 3 mm to tell "
+    "them apart, and over predicted components that touch none, which count 0 as missed lesions do. Lesions below "
+    "50 mm³ are not scored. Both masks empty: Dice 1. One empty: Dice 0. No HD95.",
+    None,
+    lesionwise=True,
+)
+CONVENTIONS = (BRATS_LEGACY, M3AE_PAPER, RFNET_PP500, BRATS_LESIONS)

@@ -14,6 +14,7 @@ from m3ae_core.data.case import require_same_grid
 from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError
+from m3ae_core.evaluation.lesionwise import lesionwise_dice
 from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, scheme_named
 
 Mask = npt.NDArray[np.bool_]
@@ -33,6 +34,8 @@ class Overlap:
         See :func:`hd95_mm`; None if either mask is empty.
     voxel_mm3, diagonal_mm
         Volume of a voxel, and diagonal of the whole image: what conventions need to know of the grid.
+    lesion_dice
+        See :func:`~m3ae_core.evaluation.lesionwise.lesionwise_dice`; None if there is no lesion and no false positive.
     """
 
     predicted: int
@@ -41,6 +44,7 @@ class Overlap:
     hd95_mm: float | None
     voxel_mm3: float
     diagonal_mm: float
+    lesion_dice: float | None
 
 
 def overlap(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Overlap:
@@ -53,6 +57,7 @@ def overlap(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Over
         hd95_mm(prediction, reference, spacing) if predicted and wanted else None,
         float(np.prod(spacing)),
         float(np.linalg.norm(np.multiply(prediction.shape, spacing))),
+        lesionwise_dice(prediction, reference, spacing),
     )
 
 

@@ -59,6 +59,8 @@ class Cohort:
         The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
     same_patient
         The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
+    orientation
+        The orientation of images whose headers tell none; None if they are taken as stored.
     same_grid
         Refuse a case whose images lie on different grids, which are resampled otherwise.
     """
@@ -72,6 +74,7 @@ class Cohort:
     uncertainty: Path | None = None
     discard_edits: bool = False
     same_patient: bool = False
+    orientation: str | None = None
     same_grid: bool = False
 
     def run(
@@ -129,7 +132,9 @@ class Cohort:
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
         refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
-        case = read_case(files, self.predictor.config.modality_set, same_grid=self.same_grid)
+        case = read_case(
+            files, self.predictor.config.modality_set, self.orientation, same_grid=self.same_grid
+        )
         uncertainty = self.uncertainty_of(files.name)
         complete = uncertainty is None or uncertainty.exists()
         if (known := self._known(files, case)) is not None and (complete or known.edited):

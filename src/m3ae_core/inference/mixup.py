@@ -1,131 +1,148 @@
-"""Two sequences given in each other's place: told by what the pretrained model makes of either from the other.
+"""Two sequences given in each other's place: told by their contrast, by a rule that a model's card holds.
 
-The masked autoencoder sees one sequence alone and reconstructs the other, once as they were given and once with the two
-exchanged. Where the exchange leaves a smaller error, they are probably mixed up; no other threshold is involved. A
-sequence alone, or one in the place of another that is missing, cannot be told in this way.
+`m3ae calibrate --mixup` fits the rule and measures it on collections left out. A sequence alone, or one in the place of
+another that is missing, cannot be told in this way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.preprocess import StandardCase
-from m3ae_core.model.m3ae import MaskedAutoencoder
-from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.unet import STRIDE
-from m3ae_core.model.windows import pad_to
+from m3ae_core.errors import BundleError
+from m3ae_core.inference.contrast import FloatArray, Pair, Signs, compare, exchanged
 
-Pair = tuple[str, str]
+#: The key of a card.
+KEY = "mixup"
+#: Log odds: an alarm needs "exchanged" to be twice as likely as "right".
+DOUBT = float(np.log(2))
+#: No alarm is given by a rule that accused more correct sets of any collection it was not fitted on.
+MOST_FALSE = 0.05
+#: Signs count in multiples of their usual size, up to this.
+CAP = 2.0
 
-#: At half resolution, the sign of a smaller gain is not relied on: in training cases it is wrong up to 0.014.
-CLOSE = 0.05
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Rates(NamedTuple):
-    """What was measured on held-out cases: swaps flagged of those tried, false alarms in correct sets of sequences."""
+class PairRule(_Frozen):
+    """How the signs of two sequences are weighed; `scale` is their usual size."""
+
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def score(self, signs: FloatArray) -> float:
+        """Return the log odds that two images with these signs are named right."""
+        return float(np.clip(signs / np.array(self.scale), -CAP, CAP) @ np.array(self.weights))
+
+
+class LeftOut(_Frozen):
+    """What the rule, fitted on the other collections, said of one collection.
+
+    Attributes
+    ----------
+    cases
+        How many.
+    false, correct
+        Alarms over correctly named sets of two and more sequences, and such sets.
+    found, swaps
+        By pair of sequences: exchanges that were named, and exchanges tried, in all those sets.
+    """
 
     cases: int
-    flagged: int
-    swaps: int
     false: int
     correct: int
+    found: dict[str, int]
+    swaps: dict[str, int]
 
 
-#: By the SHA-256 of a bundle's weights; ``benchmarks/mixup.py`` measures them. Without rates no alarm is given. The
-#: built-in model has none: after 0 false alarms in 55 sets of five cases, it accused 9 of 21 right cases of others.
-RATES: dict[str, Rates] = {}
+class MixupRule(_Frozen):
+    """A model's rule: `pairs` by the names of two sequences, and how it did on each collection `left_out`."""
+
+    pairs: dict[str, PairRule]
+    left_out: tuple[LeftOut, ...]
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> MixupRule | None:
+        """Return the rule on a bundle's `card`; None if there is none.
+
+        Raises
+        ------
+        BundleError
+            If it is damaged.
+        """
+        if card.get(KEY) is None:
+            return None
+        try:
+            return cls.model_validate(card[KEY])
+        except ValidationError as error:
+            raise BundleError(
+                "The mix-up rule on the model's card is damaged.",
+                "Run `m3ae calibrate --mixup` again, or copy the bundle again.",
+                code="mixup",
+            ) from error
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it accused few enough correct sets of every collection that was left out."""
+        return all(left.false <= MOST_FALSE * left.correct for left in self.left_out)
+
+    def accused(self, signs: Signs) -> Pair | None:
+        """Return the two sequences that are probably exchanged; None if no two probably are.
+
+        Any two in doubt give the alarm; what it names is the exchange that leaves the least doubt about all of them.
+        """
+        known = {pair: own for pair, own in signs.items() if pair_key(pair) in self.pairs}
+        if not any(self._score(pair, own) < -DOUBT for pair, own in known.items()):
+            return None
+        return max(known, key=lambda pair: self._total(exchanged(signs, pair)))
+
+    def _total(self, signs: Signs) -> float:
+        return sum(self._score(pair, own) for pair, own in signs.items() if pair_key(pair) in self.pairs)
+
+    def _score(self, pair: Pair, signs: FloatArray) -> float:
+        return self.pairs[pair_key(pair)].score(signs)
+
+    def rates(self, pair: Pair) -> str:
+        """Say in one sentence how often this rule finds exchanges of `pair`, and how often it is wrong."""
+        key, left = pair_key(pair), self.left_out
+        found, swaps = (sum(getattr(own, kind).get(key, 0) for own in left) for kind in ("found", "swaps"))
+        false, correct = sum(own.false for own in left), sum(own.correct for own in left)
+        return (
+            f"On {sum(own.cases for own in left)} cases of {len(left)} collections, each left out of the fit in turn, "
+            f"this check found {found} of {swaps} such exchanges, with {false} false alarms in {correct} correct sets "
+            "of sequences."
+        )
+
+
+def pair_key(pair: Pair) -> str:
+    """Return the name of a pair on a card."""
+    return "+".join(pair)
 
 
 def find_mixup(standard: StandardCase, bundle: Bundle) -> str | None:
     """Return a sentence naming the two sequences that are probably mixed up, and how far to trust it; None if none are.
 
-    None too if fewer than two sequences are present, the bundle holds no autoencoder, or it has no :data:`RATES`.
+    None too if fewer than two sequences are present, or the bundle's card holds no rule that is trusted.
+
+    Raises
+    ------
+    BundleError
+        If the rule on the card is damaged.
     """
-    rates = RATES.get(bundle.sha256)
-    if rates is None or bundle.autoencoder is None or len(standard.subset) < 2:
+    rule = MixupRule.of(bundle.card)
+    if rule is None or not rule.is_trusted or len(standard.subset) < 2:
         return None
-    gains = swap_gains(standard, bundle)
-    (first, second), gain = max(gains.items(), key=lambda item: item[1])
-    if gain <= 0:
+    pair = rule.accused(compare(standard))
+    if pair is None:
         return None
     return (
-        f"{first} and {second} may be mixed up: the model reconstructs them better from each other when they are "
-        f"exchanged. Check the files. (On {rates.cases} held-out cases this check flagged {rates.flagged} "
-        f"of {rates.swaps} swaps, with {rates.false} false alarms in {rates.correct} correct sets of sequences.)"
+        f"{' and '.join(pair)} may be mixed up: beside each other they look as if they had been exchanged. "
+        f"Check the files. ({rule.rates(pair)})"
     )
-
-
-def swap_gains(standard: StandardCase, bundle: Bundle) -> dict[Pair, float]:
-    """Return, for every two sequences present, the share of the error that exchanging them takes away (below 0: adds).
-
-    Looks at half the template's resolution first, and at all of it where that is not clear.
-    """
-    if bundle.autoencoder is None:
-        return {}
-    image, substitute = torch.from_numpy(standard.image), bundle.substitute
-    channels = {name: standard.subset.of.index(name) for name in standard.subset.present}
-    gains = _gains(
-        bundle.autoencoder, _halved(image), _halved(substitute), channels, combinations(channels, 2)
-    )
-    close = [pair for pair, gain in gains.items() if abs(gain) < CLOSE]
-    return gains | _gains(bundle.autoencoder, image, substitute, channels, close)
-
-
-def _gains(
-    autoencoder: MaskedAutoencoder,
-    image: Tensor,
-    substitute: Tensor,
-    channels: dict[str, int],
-    pairs: Iterable[Pair],
-) -> dict[Pair, float]:
-    """Return the gains of `pairs` for an image and a substitute (N, D, H, W)."""
-    brain, pairs = image.any(dim=0), list(pairs)
-    told: dict[
-        tuple[int, int], Tensor
-    ] = {}  # by sequence and by what it is taken for: (N, voxels of the brain)
-    for name, source in channels.items():
-        places = sorted({channels[member] for pair in pairs if name in pair for member in pair})
-        if places:
-            outputs = _alone(autoencoder, image[source], places, substitute)[:, :, brain]
-            told |= {(source, place): output for place, output in zip(places, outputs, strict=True)}
-
-    def error(source: int, place: int, target: int, at: int) -> float:
-        return float(F.mse_loss(told[source, place][at], image[target][brain]))
-
-    gains = {}
-    for pair in pairs:
-        i, j = (channels[name] for name in pair)
-        given = error(i, i, j, j) + error(j, j, i, i)
-        exchanged = error(i, j, j, i) + error(j, i, i, j)
-        gains[pair] = 1 - exchanged / given if given else 0.0
-    return gains
-
-
-@torch.no_grad()
-def _alone(
-    autoencoder: MaskedAutoencoder, source: Tensor, places: Sequence[int], substitute: Tensor
-) -> Tensor:
-    """Reconstruct (P, N, D, H, W) from `source` (D, H, W) alone, taken for each of P sequences.
-
-    The passes are one batch: several small images at once take the network less time than one.
-    """
-    depth, height, width = (-(-side // STRIDE) * STRIDE for side in source.shape)
-    size = (depth, height, width)
-    padded, before = pad_to(source, size)
-    filled = SubstituteImage.fixed(substitute).crop([[-first for first in before]] * len(places), size)
-    filled[range(len(places)), list(places)] = padded
-    inside = (slice(first, first + side) for first, side in zip(before, source.shape, strict=True))
-    output: Tensor = autoencoder.eval()(filled)
-    return output[(slice(None), slice(None), *inside)]
-
-
-def _halved(image: Tensor) -> Tensor:
-    """Average (N, D, H, W) over blocks of 2×2×2 voxels."""
-    return F.avg_pool3d(image[None], 2)[0]

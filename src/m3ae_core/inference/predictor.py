@@ -44,6 +44,7 @@ from m3ae_core.model.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
 from m3ae_core.seal import sealed
 from m3ae_core.trust.calibration import Calibration
+from m3ae_core.trust.enhancement import unassessable
 from m3ae_core.trust.judge import brain_of, judge
 
 
@@ -97,6 +98,8 @@ class Predictor:
     arithmetic
         ``float32``, ``bfloat16``, or ``auto``: what the device computes fastest
         (:func:`~m3ae_core.inference.device.precision`).
+    assess_et
+        Call the enhancing tumour assessable without the sequence after contrast, too. The labels are the same.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class Predictor:
         window: Window | None = None,
         compiled: bool = False,
         arithmetic: Arithmetic = "auto",
+        assess_et: bool = False,
     ) -> None:
         if bundle.segmenter is None:
             raise BundleError(
@@ -130,6 +134,7 @@ class Predictor:
             self.segmenter.backbone.compile()
         self.substitute = SubstituteImage.fixed(bundle.substitute)
         self.arithmetic = arithmetic
+        self.assess_et = assess_et
         self._use(choose_device(device))
 
     def predict(
@@ -165,7 +170,7 @@ class Predictor:
             For several subsets of one case: made of the case with all of them, it keeps what they have in common.
         check
             Also look for images that were not prepared (:mod:`~m3ae_core.inference.unprepared`) and sequences that are
-            mixed up (:mod:`~m3ae_core.inference.mixup`), and warn. It may take longer than the segmentation.
+            mixed up (:mod:`~m3ae_core.inference.mixup`), and warn.
         same_patient
             The images are known to be of one patient, whatever :mod:`~m3ae_core.data.patients` finds.
 
@@ -237,6 +242,8 @@ class Predictor:
         brain = brain_of(case.volumes[name].data for name in subset.present)
         judged = judge(maps, brain, voxel_ml(case.affine), subset, self.calibration)
         record |= judged.record
+        blind = None if self.assess_et else unassessable(subset, scheme, judged.enhancement)
+        record["not_assessable"] = blind if "ET" in maps else None
         return Prediction(labels, maps, case.affine, scheme, subset, warnings, record, judged.uncertainty)
 
     def _use(self, device: torch.device) -> None:

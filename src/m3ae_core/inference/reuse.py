@@ -31,6 +31,9 @@ class Found(NamedTuple):
     why: str = ""
 
 
+_OTHER_GRID = Found("stale", "it lies on another grid")
+
+
 def made_from(case: Case, fingerprint: str, inference: Mapping[str, Any], scheme: str) -> dict[str, Any]:
     """Return what decides about a result, as its sidecar tells it: images, model, how it is applied, label scheme."""
     return {
@@ -58,6 +61,8 @@ def find_result(path: Path, case: Case, wanted: Mapping[str, Any]) -> Found | No
         return Found("stale", "its record, of an older version, does not identify it")
     if written != labels.sha256 or _entry(record, "made_by", "edited"):
         return _changed(labels, case)
+    if not _on_grid(labels, case):
+        return _OTHER_GRID
     differing = [name for name, value in wanted.items() if _recorded(record).get(name) != value]
     return Found("stale", f"other {' and '.join(differing)}") if differing else Found("done before")
 
@@ -97,9 +102,13 @@ def put_aside(path: Path) -> Path:
 
 
 def _changed(labels: Volume, case: Case) -> Found:
-    if labels.shape == case.shape and np.allclose(labels.affine, case.affine, atol=1e-3):
+    if _on_grid(labels, case):
         return Found("edited", "its labels are not those that were written")
-    return Found("stale", "it lies on another grid")
+    return _OTHER_GRID
+
+
+def _on_grid(labels: Volume, case: Case) -> bool:
+    return labels.shape == case.shape and np.allclose(labels.affine, case.affine, atol=1e-3)
 
 
 def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Images that were not prepared as the model expects: skull left on, background, size, or no image at all.
 
 The limits are set from the 22 training cases of the built-in model (BraTS-Africa) and lie well outside what they show;
-``benchmarks/mixup.py`` measures them on cases that took no part.
+``benchmarks/unprepared.py`` measures them on cases that took no part.
 """
 
 from __future__ import annotations

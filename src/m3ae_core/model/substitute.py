@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m3ae_core.config import Shape, SubstituteConfig
+if TYPE_CHECKING:
+    from m3ae_core.config import Shape
 
 
 class SubstituteImage(nn.Module):
@@ -19,14 +22,13 @@ class SubstituteImage(nn.Module):
         Number of modalities N.
     shape
         Voxels (D, H, W) of the template grid.
-    config
+    init_std
         Standard deviation of the Gaussian noise it starts from; the seed is torch's global one.
     """
 
-    def __init__(self, modalities: int, shape: Shape, config: SubstituteConfig | None = None) -> None:
+    def __init__(self, modalities: int, shape: Shape, init_std: float = 0.01) -> None:
         super().__init__()
-        std = (config or SubstituteConfig()).init_std
-        self.image = nn.Parameter(std * torch.randn(modalities, *shape))
+        self.image = nn.Parameter(init_std * torch.randn(modalities, *shape))
 
     @classmethod
     def of(cls, image: Tensor) -> SubstituteImage:
@@ -39,6 +41,11 @@ class SubstituteImage(nn.Module):
     def fixed(cls, image: Tensor) -> SubstituteImage:
         """Return a substitute that is not learned (any more): `image` (N, D, H, W), frozen."""
         return cls.of(image).requires_grad_(False)
+
+    def smooth_gradients(self, sd: float) -> None:
+        """Smooth every gradient of the image with a Gaussian of `sd` voxels from now on; 0 leaves them as they are."""
+        if sd > 0:
+            self.image.register_hook(lambda gradient: smooth(gradient, sd))  # type: ignore[no-untyped-call]
 
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.
@@ -75,3 +82,16 @@ def fill(x: Tensor, substitute: Tensor, masked: Tensor) -> Tensor:
         Boolean, broadcastable to `x`; True = replaced.
     """
     return torch.where(masked, substitute, x)
+
+
+def smooth(image: Tensor, sd: float) -> Tensor:
+    """Convolve `image` (N, D, H, W) with a Gaussian of `sd` voxels, cut at four of them; it is zero outside."""
+    reach = int(4 * sd + 0.5)
+    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=image.device).square() / (2 * sd**2))
+    smoothed = image[:, None]
+    for axis in range(3):
+        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0]
+        shape[2 + axis], padding[axis] = len(kernel), reach
+        weight = (kernel / kernel.sum()).to(image.dtype).reshape(shape)
+        smoothed = F.conv3d(smoothed, weight, padding=padding)
+    return smoothed[:, 0]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from m3ae_core.config import NetworkConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.model import slabs
 from m3ae_core.model.norm import GroupNorm
 from m3ae_core.model.pointwise import PointwiseConv3d
+
+if TYPE_CHECKING:
+    from m3ae_core.config import NetworkConfig
 
 #: Input sides must be multiples of this: the encoder halves the resolution three times.
 STRIDE = 8

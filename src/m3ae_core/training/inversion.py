@@ -10,7 +10,6 @@ from torch import Tensor
 
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import ModelConfig, PretrainConfig, Recipe
-from m3ae_core.data.dataset import Samples
 from m3ae_core.events import Event, Inverted, Saved
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch
@@ -55,16 +54,25 @@ def invert(plan: Plan, pretrained: Path) -> Iterator[Event]:
         torch.manual_seed(config.seed)
         assert start.autoencoder is not None  # noqa: S101  pretrained_bundle() has seen to it
         task = InversionTask(start.autoencoder, recipe.model, config, start.substitute)
-        samples = Samples(cached, config, PretrainDraw(config))
-        events = train(task, samples, config, fabric, plan.folder, hardware=plan.hardware, identity=identity)
-        yield from record_run(events, plan, fabric, task.substitute)
+        samples = plan.samples(cached, config, PretrainDraw(config))
+        events = train(
+            task,
+            samples,
+            config,
+            fabric,
+            plan.folder,
+            hardware=plan.hardware,
+            budget=plan.budget,
+            identity=identity,
+        )
+        epochs = yield from record_run(events, plan, fabric, task.substitute)
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()
             yield change(recipe.model, start.substitute, image)
             card = {name: value for name, value in start.card.items() if name not in MEASURED}
-            card |= {"inversion": {"epochs": config.epochs, "training_cases": len(plan.cases)}}
+            card |= {"inversion": {"epochs": epochs, "training_cases": len(plan.cases)}}
             bundle = Bundle(recipe.model, image, start.autoencoder, start.segmenter, card)
-            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), config.epochs)
+            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), epochs)
 
 
 def change(model: ModelConfig, before: Tensor, after: Tensor) -> Inverted:

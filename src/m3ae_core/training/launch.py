@@ -44,6 +44,8 @@ def launch(hardware: Hardware) -> Fabric:
         raise ConfigError(
             f"These devices cannot be used: {error}", "Change device, devices or precision.", code="device"
         ) from error
+    # Fabric would round images to half precision before they are augmented; autocast rounds what convolutions read.
+    fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
     fabric.launch()
     return fabric
 

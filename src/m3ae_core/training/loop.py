@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from m3ae_core.hardware import Hardware
 from m3ae_core.model.weights import save_checkpoint
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.record import log_sha256
+from m3ae_core.training.schedule import Budget, Schedule, cosine
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,6 +61,8 @@ class Run:
         Parts that each batch is computed in, one after the other.
     folder, identity
         Where the run keeps its record, and what tells it from other runs.
+    budget
+        The minutes it has, if it has a budget.
     epoch, best
         Epochs done, and the best mean Dice validated so far. With the parameters and the optimiser they are the state.
     """
@@ -71,6 +74,7 @@ class Run:
     accumulate: int
     folder: Path
     identity: str = ""
+    budget: Budget | None = None
     epoch: int = 0
     best: float = -1.0
 
@@ -83,6 +87,7 @@ class Run:
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "epoch": self.epoch,
                 "best": self.best,
+                **({} if self.budget is None else {"seconds": self.budget.spent}),
                 "run": self.identity,
                 "log": log_sha256(self.folder),
             }
@@ -100,6 +105,16 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.epoch, self.best = int(state["epoch"]), float(state["best"])
+            if self.budget is not None:
+                self.budget.before = float(state.get("seconds", 0.0))
+
+    def validate(self) -> Validated | None:
+        """Validate where it is due; a budget remembers how long it takes."""
+        started = time.monotonic()
+        validated = self.task.validate(self.epoch)
+        if self.budget is not None:
+            self.budget.validation = max(self.budget.validation, time.monotonic() - started)
+        return validated
 
     def step(self, batch: list[Any]) -> dict[str, float]:
         """Take one optimiser step on this process's share of a batch; return the mean of every loss term."""
@@ -127,13 +142,15 @@ def train(
     folder: Path,
     *,
     hardware: Hardware,
+    budget: Budget | None = None,
     keep_best: Callable[[Validated], None] | None = None,
     identity: str = "",
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
 
     Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what
-    `task.validate` returns, and a :class:`Saved` per checkpoint. `keep_best` is called with every best validation;
+    `task.validate` returns, and a :class:`Saved` per checkpoint. A `budget` of minutes takes the place
+    of the stage's epochs, and may cut the last one short. `keep_best` is called with every best validation;
     `identity` tells the run from others (:func:`~m3ae_core.training.identity.keep_identity`).
 
     Raises
@@ -146,38 +163,38 @@ def train(
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
-    run = Run(task, model, optimizer, fabric, hardware.accumulate, folder, identity)
+    schedule = Schedule(stage.epochs, budget)
+    run = Run(task, model, optimizer, fabric, hardware.accumulate, folder, identity, budget)
     rates = [group["lr"] for group in optimizer.param_groups]
-    run.load(stage.epochs)
+    run.load(schedule.epochs)
     yield Resumed(run.epoch)
-    batches = _batches(len(samples.cases), stage, fabric, hardware.accumulate)
-    per_epoch = len(batches) // stage.epochs
-    loader = iter(_loader(samples, batches[run.epoch * per_epoch :], fabric, hardware.workers))
-    for epoch in range(run.epoch, stage.epochs):
-        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * cosine(epoch, stage.epochs)
+    batches = _batches(
+        range(run.epoch, schedule.epochs), len(samples.cases), stage, fabric, hardware.accumulate
+    )
+    per_epoch = len(samples.cases) // stage.batch_size
+    loader = iter(_loader(samples, batches, fabric, hardware.workers))
+    for epoch in range(run.epoch, schedule.epochs):
         started, steps = time.monotonic(), list[dict[str, float]]()
-        for _ in range(per_epoch):
+        while len(steps) < per_epoch and (share := fabric.broadcast(schedule.share(epoch))) < 1:
+            for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * cosine(share)
             steps.append(run.step(next(loader)))
             step = epoch * per_epoch + len(steps)
             _require_finite(steps[-1], step, run.epoch)
-            yield StepDone(step, stage.epochs * per_epoch, steps[-1])
+            yield StepDone(step, schedule.expected(step, per_epoch), steps[-1])
+        if not steps:
+            return
         run.epoch = epoch + 1
         means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
-        yield EpochDone(run.epoch, stage.epochs, means, time.monotonic() - started)
-        if (validated := task.validate(run.epoch)) is not None:
+        yield EpochDone(run.epoch, schedule.expected(run.epoch), means, time.monotonic() - started)
+        if (validated := run.validate()) is not None:
             yield validated
             if keep_best is not None and validated.mean > run.best:
                 run.best = validated.mean
                 keep_best(validated)
-        if run.epoch % stage.checkpoint_every == 0 or run.epoch == stage.epochs:
+        if run.epoch % stage.checkpoint_every == 0 or schedule.share(run.epoch) >= 1:
             run.save()
             yield Saved(str(folder / CHECKPOINT), run.epoch)
-
-
-def cosine(epoch: int, epochs: int) -> float:
-    """Factor of the learning rate in an epoch: cosine decay to zero, stepped per epoch ("Implementation")."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def _require_finite(terms: dict[str, float], step: int, epoch: int) -> None:
@@ -190,8 +207,10 @@ def _require_finite(terms: dict[str, float], step: int, epoch: int) -> None:
         )
 
 
-def _batches(cases: int, stage: StageConfig, fabric: Fabric, accumulate: int) -> list[list[int]]:
-    """Return the sample numbers of every batch of the stage that this process computes.
+def _batches(
+    epochs: Iterable[int], cases: int, stage: StageConfig, fabric: Fabric, accumulate: int
+) -> Iterable[list[int]]:
+    """Return the sample numbers of every batch of these epochs that this process computes.
 
     Recipes state the batch of all processes together, so that they mean the same everywhere. Cases that do not fill
     an epoch's last batch wait for another epoch, whose order is another.
@@ -206,16 +225,18 @@ def _batches(cases: int, stage: StageConfig, fabric: Fabric, accumulate: int) ->
     if cases < size:
         problem = f"{cases} training cases are fewer than a batch of {size}."
         raise ConfigError(problem, "Add cases or lower batch_size.", code="batch")
-    return [
+    return (
         list(range(epoch * cases + first, epoch * cases + first + size))[
             fabric.global_rank :: fabric.world_size
         ]
-        for epoch in range(stage.epochs)
+        for epoch in epochs
         for first in range(0, cases - size + 1, size)
-    ]
+    )
 
 
-def _loader(samples: Samples[Any], batches: list[list[int]], fabric: Fabric, workers: int) -> DataLoader[Any]:
+def _loader(
+    samples: Samples[Any], batches: Iterable[list[int]], fabric: Fabric, workers: int
+) -> DataLoader[Any]:
     """Return one loader for all epochs that are left, so that its workers are ahead of the step throughout."""
     return DataLoader(
         samples,

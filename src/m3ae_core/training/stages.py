@@ -9,7 +9,7 @@ share it.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,12 +22,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
-from m3ae_core.config import Recipe
+from m3ae_core.config import Recipe, StageConfig
 from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.dataset import CachedCase, Samples, cache_case
+from m3ae_core.data.dataset import CachedCase, Crop, Sample, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
 from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
-from m3ae_core.events import Event, Progress, Saved, Validated
+from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.model.m3ae import Segmenter
@@ -38,6 +38,7 @@ from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
+from m3ae_core.training.schedule import Budget, most_epochs
 from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
@@ -51,7 +52,8 @@ class Plan:
 
     `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says
     how much the labels of single cases count (1). The cases
-    are named in the run folder, in its bundles only with `name_cases`.
+    are named in the run folder, in its bundles only with `name_cases`. A `budget` of minutes takes the place of the
+    recipe's epochs.
     """
 
     recipe: Recipe
@@ -62,11 +64,22 @@ class Plan:
     weights: Mapping[str, float] = field(default_factory=dict)
     hardware: Hardware = field(default_factory=Hardware)
     name_cases: bool = False
+    budget: Budget | None = None
 
     def settings(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
         """Return what a stage obeys; defaults are left out, so that a setting added later makes no other run of it."""
         content = self.recipe.model_dump(mode="json", exclude_defaults=True)
         return {part: content.get(part) for part in ("model", stage)}
+
+    def samples(
+        self,
+        cases: Sequence[CachedCase],
+        stage: StageConfig,
+        draw: Callable[[Crop, np.random.Generator], Sample],
+    ) -> Samples[Sample]:
+        """Return the samples of a stage, for as many epochs as there can be."""
+        epochs = most_epochs(stage.epochs, self.budget)
+        return Samples(cases, stage.model_copy(update={"epochs": epochs}), draw)
 
     def card(self, stage: str) -> dict[str, Any]:
         """Return the card of a bundle made by this plan: how many cases and a hash of their list, names if asked."""
@@ -104,23 +117,26 @@ def pretrain(plan: Plan) -> Iterator[Event]:
         prepare(task.autoencoder, plan.hardware)
         events = train(
             task,
-            Samples(cached, config, PretrainDraw(config)),
+            plan.samples(cached, config, PretrainDraw(config)),
             config,
             fabric,
             plan.folder,
             hardware=plan.hardware,
+            budget=plan.budget,
             identity=identity,
         )
-        yield from record_run(events, plan, fabric, task.substitute if task.learns_substitute else None)
+        learned = task.substitute if task.learns_substitute else None
+        epochs = yield from record_run(events, plan, fabric, learned)
         if fabric.is_global_zero:
             image = task.substitute.image.detach().cpu()
             bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
-            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), config.epochs)
+            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), epochs)
 
 
 def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
     """Stage 2: start from the bundle `pretrained`, learn to segment; ends with ``bundle``, which holds both networks.
 
+    A bundle of stage 1 gives its autoencoder's weights, one that segments already gives its segmenter's.
     Training cases may lack modalities: situations are drawn among those that they have. With `validation` cases, which
     must be complete, the bundle of the best validation is kept as ``best``.
 
@@ -141,9 +157,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
                 plan.folder, cached, held_out, start.fingerprint, plan.settings("finetune")
             )
         torch.manual_seed(config.seed)
-        segmenter = Segmenter(recipe.model)
-        if config.pretrained and start.autoencoder is not None:
-            segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
+        segmenter = starting_segmenter(recipe, start)
         checks = Validation(recipe.model, config, held_out, fabric)
         task = FinetuneTask(recipe.model, config, segmenter, SubstituteImage.fixed(start.substitute), checks)
         prepare(segmenter, plan.hardware)
@@ -161,24 +175,35 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
 
         events = train(
             task,
-            Samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
+            plan.samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
             config,
             fabric,
             plan.folder,
             hardware=plan.hardware,
+            budget=plan.budget,
             keep_best=keep_best,
             identity=identity,
         )
-        yield from record_run(events, plan, fabric)
+        epochs = yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
-            yield Saved(str(keep(BUNDLE, {"epoch": config.epochs})), config.epochs)
+            yield Saved(str(keep(BUNDLE, {"epoch": epochs})), epochs)
+
+
+def starting_segmenter(recipe: Recipe, start: Bundle) -> Segmenter:
+    """Return the segmenter that stage 2 starts from: the bundle's own, its autoencoder's weights, or random ones."""
+    segmenter = Segmenter(recipe.model)
+    if recipe.finetune.pretrained and start.segmenter is not None:
+        segmenter.load_state_dict(start.segmenter.state_dict())
+    elif recipe.finetune.pretrained and start.autoencoder is not None:
+        segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
+    return segmenter
 
 
 def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
     """Return the substitute that stage 1 starts from: noise to be learned from, or one that stays as it is."""
     config, shape = recipe.pretrain.substitute, recipe.model.grid.shape
     if config.kind == "learned":
-        return SubstituteImage(len(recipe.model.modalities), shape, config)
+        return SubstituteImage(len(recipe.model.modalities), shape, config.init_std)
     image = torch.zeros(len(recipe.model.modalities), *shape)
     if config.kind == "mean":
         counts = np.sum([case.exists for case in cases], axis=0).clip(1)
@@ -259,13 +284,17 @@ def _refuse_incomplete(validation: Sequence[CaseFiles], recipe: Recipe) -> None:
 
 def record_run(
     events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
-) -> Iterator[Event]:
-    """Pass on the events of the first process, recorded; the others only take part."""
-    if not fabric.is_global_zero:
-        for _ in events:
-            pass
-        return
-    yield from recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
+) -> Generator[Event, None, int]:
+    """Pass on the events of the first process, recorded; the others only take part. Returns the epochs done."""
+    epochs = 0
+    if fabric.is_global_zero:
+        events = recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
+    for event in events:
+        if isinstance(event, Resumed | EpochDone):
+            epochs = event.epoch
+        if fabric.is_global_zero:
+            yield event
+    return epochs
 
 
 def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> None:
@@ -284,7 +313,7 @@ def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetun
         if unknown := [
             name for part in ("model", stage) for name in _unknown(stored.get(part), own[part], f"{part}.")
         ]:
-            problem = f"The run was started by another version, which had no setting {unknown[0]!r}."
+            problem = f"The run was started by another version, which had no {', '.join(unknown)}."
     if problem:
         fix = "Choose another output folder, or use the recipe stored in this one."
         raise OutputError(problem, fix, path=path, code=code)

@@ -19,8 +19,9 @@ from m3ae_core.data.augment import Augmentation
 from m3ae_core.data.dataset import Crop
 from m3ae_core.data.scanner import Scanner
 from m3ae_core.events import Validated
-from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
+from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser, teacher_loss
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
+from m3ae_core.model.heads import ScaledLogits
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.training.loop import Task
@@ -40,12 +41,16 @@ class PretrainSample(NamedTuple):
 
 
 class FinetuneSample(NamedTuple):
-    """One crop, its regions (R, D, H, W), and the two situations drawn for it (2, N; True = dropped)."""
+    """One crop, its regions (R, D, H, W), and the two situations drawn for it (2, N; True = dropped).
+
+    `exists` (N,) tells which modalities were acquired.
+    """
 
     image: Tensor
     regions: Tensor
     start: Shape
     dropped: Tensor
+    exists: Tensor
     augmentation: Augmentation
     scanner: Scanner | None
     weight: float
@@ -76,8 +81,16 @@ class FinetuneDraw:
         count, depth = len(crop.exists), self.config.crop[0]
         augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
         scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
-        pair = torch.from_numpy(dropped)
-        return FinetuneSample(crop.image, crop.regions, crop.start, pair, augmentation, scanner, crop.weight)
+        return FinetuneSample(
+            crop.image,
+            crop.regions,
+            crop.start,
+            torch.from_numpy(dropped),
+            torch.from_numpy(crop.exists),
+            augmentation,
+            scanner,
+            crop.weight,
+        )
 
 
 class PretrainTask(Task):
@@ -88,6 +101,8 @@ class PretrainTask(Task):
         self.config = config
         self.autoencoder = MaskedAutoencoder(model)
         self.substitute = substitute
+        if self.learns_substitute:
+            substitute.smooth_gradients(config.substitute.gradient_sd)
 
     @property
     def learns_substitute(self) -> bool:
@@ -112,7 +127,7 @@ class PretrainTask(Task):
         masked = torch.from_numpy(voxels).to(device, non_blocking=True)
         exists = torch.stack([sample.exists for sample in batch]).to(device)
         content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
-        reconstruction = self.autoencoder(fill(x, content, masked))
+        reconstruction = self.autoencoder(fill(x, content, masked)).float()
         terms = {"reconstruction": reconstruction_loss(x, reconstruction, exists)}
         if self.learns_substitute:
             config = self.config.substitute
@@ -180,29 +195,44 @@ class FinetuneTask(Task):
 
     def forward(self, batch: Sequence[FinetuneSample]) -> dict[str, Tensor]:
         """Return the terms of Eqn. 4; both situations of all samples go through the network as one batch."""
-        pairs = [self._pair(sample) for sample in batch]
-        x = torch.stack([pair[situation] for situation in (0, 1) for pair in pairs])
+        with torch.autocast(self.substitute.image.device.type, enabled=False):  # images are made in float32
+            views = torch.stack([self._views(sample) for sample in batch], dim=1)
+        x = views[:2].flatten(0, 1)
         target = torch.stack([sample.augmentation.space(sample.regions) for sample in batch]).to(x.device)
         logits, features = self.segmenter(x)
+        logits = ScaledLogits(*(scale.float() for scale in logits))  # mixed precision ends before the losses
         compared = features.bottleneck if self.config.consistency_at == "bottleneck" else logits.quarter
-        return finetuning_loss(
+        terms = finetuning_loss(
             logits,
             target.repeat(2, 1, 1, 1, 1),
-            compared,
+            compared.float(),
             self.config.consistency_weight,
             self.config.segmentation_loss,
             _weights(batch),
         )
+        if self.config.teacher:
+            terms["teacher"] = self.config.teacher * teacher_loss(logits.full, self._taught(views[2]))
+        return terms
 
-    def _pair(self, sample: FinetuneSample) -> Tensor:
-        """Fill both situations (2, N, D, H, W) at their place on the template first, then augment them alike."""
+    @torch.no_grad()
+    def _taught(self, x: Tensor) -> Tensor:
+        """Return the average's logits for `x`; before the first step it is the network itself."""
+        return self.deployed.predict(x).float()
+
+    def _views(self, sample: FinetuneSample) -> Tensor:
+        """Fill both situations at their place on the template first, then augment them alike: (2, N, D, H, W).
+
+        With a teacher there is a third view, of all modalities that exist.
+        """
         content = self.substitute.crop([sample.start], self.config.crop)
         image = sample.image.to(content.device, non_blocking=True)
         if sample.scanner is not None:
             image = sample.scanner.apply(image, self.preprocess)
-        dropped = sample.dropped[:, :, None, None, None].to(content.device)
-        pair = fill(image[None], content, dropped)
-        return sample.augmentation.space(sample.augmentation.intensity(pair))
+        dropped = sample.dropped
+        if self.config.teacher:
+            dropped = torch.cat([dropped, ~sample.exists[None]])
+        views = fill(image[None], content, dropped[:, :, None, None, None].to(content.device))
+        return sample.augmentation.space(sample.augmentation.intensity(views))
 
 
 def _weights(batch: Sequence[FinetuneSample]) -> list[float] | None:

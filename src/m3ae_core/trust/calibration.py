@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from m3ae_core.errors import BundleError
 from m3ae_core.modalities import Subset
+from m3ae_core.trust.enhancement import Enhancement
 from m3ae_core.trust.evidence import Evidence
 
 #: The key of a card.
@@ -57,11 +58,14 @@ class Fit(_Frozen):
         The expected Dice.
     log_ratio
         The logarithm of the true over the summed volume, both :data:`LEAST_ML` larger.
+    measured
+        Median and 10 and 90 % quantiles of the Dice of the cases; None if calibrated before they were kept.
     """
 
     temperature: float
     dice: Line
     log_ratio: Line
+    measured: Range | None = None
 
     def expected_dice(self, evidence: Evidence) -> Range:
         """Return what Dice a region with this `evidence` should have, within [0, 1]."""
@@ -84,11 +88,14 @@ class Calibration(_Frozen):
         How many, and the SHA-256 of the list of their hashes.
     fits
         Subset -> region -> fit.
+    enhancement
+        What is told of enhancing tumour without contrast; None if too few cases allow that.
     """
 
     cases: int
     cases_sha256: str
     fits: dict[str, dict[str, Fit]]
+    enhancement: Enhancement | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> Calibration | None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from m3ae_core.errors import InputError
 from m3ae_core.modalities import Subset
-from m3ae_core.trust.calibration import LEAST_ML, LEVEL, Calibration, Fit, Line
+from m3ae_core.trust.calibration import LEAST_ML, LEVEL, Calibration, Fit, Line, Range
+from m3ae_core.trust.enhancement import Enhancement, fit_enhancement, share
 from m3ae_core.trust.evidence import Evidence
 
 Array = npt.NDArray[np.floating]
@@ -114,6 +115,7 @@ def fit_calibration(measurements: Sequence[Measurement], *, least: int = LEAST_C
                 temperature=_temperature(*voxels[row, column]),
                 dice=dice[row][column],
                 log_ratio=ratio[row][column],
+                measured=_measured([m.dice[row, column] for m in measurements]),
             )
             for column, region in enumerate(regions)
         }
@@ -121,7 +123,10 @@ def fit_calibration(measurements: Sequence[Measurement], *, least: int = LEAST_C
     }
     hashes = "\n".join(sorted(m.sha256 for m in measurements))
     return Calibration(
-        cases=len(measurements), cases_sha256=hashlib.sha256(hashes.encode()).hexdigest(), fits=fits
+        cases=len(measurements),
+        cases_sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        fits=fits,
+        enhancement=_enhancement(measurements),
     )
 
 
@@ -159,6 +164,21 @@ def _lines(features: Array, values: Array, subsets: Sequence[Subset]) -> list[Li
 def _weights(design: Array, values: Array) -> Array:
     """Return the least-squares weights (1 + F,) of `design` (cases, S, 1 + F) for `values` (cases, S)."""
     return np.asarray(np.linalg.lstsq(design.reshape(-1, design.shape[2]), values.ravel(), rcond=None)[0])
+
+
+def _measured(dice: Sequence[float]) -> Range:
+    low, middle, high = (round(float(value), 3) for value in np.quantile(dice, (0.1, 0.5, 0.9)))
+    return Range(estimate=middle, low=low, high=high)
+
+
+def _enhancement(measurements: Sequence[Measurement]) -> Enhancement | None:
+    subsets, regions = measurements[0].subsets, measurements[0].regions
+    if not {"WT", "ET"} <= {*regions}:
+        return None
+    whole, enhancing = regions.index("WT"), regions.index("ET")
+    soft = np.stack([m.figures[..., 2] for m in measurements])
+    shares = np.vectorize(share, otypes=[float])(soft[..., whole], soft[..., enhancing])
+    return fit_enhancement(shares, np.array([m.true_ml[enhancing] for m in measurements]), subsets)
 
 
 def _logit(probabilities: npt.NDArray[np.float16]) -> Array:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import REGIONS
+from m3ae_core.trust.addition import best_addition
 from m3ae_core.trust.calibration import LEVEL, Calibration, Range
-from m3ae_core.trust.evidence import weigh
+from m3ae_core.trust.evidence import Evidence, weigh
 from m3ae_core.trust.uncertainty import chance_of_error, temper
 
 FloatArray = npt.NDArray[np.float32]
@@ -36,12 +37,18 @@ class Judgement:
         Per region name; None without calibration.
     calibrated_on
         One sentence: what the ranges come from, or why there are none.
+    enhancement
+        Without contrast: whether there is enhancing tumour at all (:meth:`Enhancement.words`), None if not known.
+    addition
+        Which further sequence would help most (:func:`~m3ae_core.trust.addition.best_addition`).
     """
 
     uncertainty: FloatArray
     expected_dice: dict[str, Range] | None
     volume_ml: dict[str, Range] | None
     calibrated_on: str
+    enhancement: dict[str, Any] | None = None
+    addition: dict[str, Any] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -50,6 +57,7 @@ class Judgement:
             "expected_dice": _plain(self.expected_dice),
             "volume_ml": _plain(self.volume_ml),
             "calibrated_on": self.calibrated_on,
+            "one_more_sequence": self.addition,
         }
 
 
@@ -77,7 +85,17 @@ def judge(
         {name: fits[name].volume_ml(evidence[name]) for name in names},
         f"{LEVEL:.0%} ranges from {calibration.cases} labelled cases that the model was not trained on "
         f"(list {calibration.cases_sha256[:12]}).",
+        _enhancement(evidence, subset, calibration),
+        best_addition(subset, calibration),
     )
+
+
+def _enhancement(
+    evidence: Mapping[str, Evidence], subset: Subset, calibration: Calibration
+) -> dict[str, Any] | None:
+    if calibration.enhancement is None or not {"WT", "ET"} <= evidence.keys():
+        return None
+    return calibration.enhancement.words(subset, evidence["WT"], evidence["ET"])
 
 
 def brain_of(images: Iterable[npt.NDArray[np.generic]]) -> BoolArray:

@@ -22,10 +22,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from m3ae_core.data.case import NO_ORIENTATION
 from m3ae_core.errors import M3AEError
+from napari_m3ae import layers
 from napari_m3ae.commands import as_command, as_python
 from napari_m3ae.opening import Opener
 from napari_m3ae.view import ORIENTATIONS, View
+from napari_m3ae.widgets.asking import ask_in_dialog
 from napari_m3ae.widgets.parts import button, text
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ class CasePart(QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.opener = Opener(session, self._may_leave)
+        self.opener = Opener(session, self._may_leave, lambda questions: ask_in_dialog(questions, self))
         session.confirm = self._same_patient
         self.view = View(session)
         self.setAcceptDrops(True)
@@ -59,6 +62,12 @@ class CasePart(QWidget):
         self.statuses = {
             slot.modality: text(f"What becomes of {slot.modality} in a run.") for slot in session.state.slots
         }
+        self.sides = text("What is known of left and right.", NO_ORIENTATION)
+        self.swap = _tick(
+            "Left and right are swapped in this file",
+            "For images whose headers tell no orientation: the first axis runs towards the left.",
+            self._swap,
+        )
         self.side = QComboBox()
         self.side.addItems([*ORIENTATIONS])
         self.side.setToolTip("Radiological: the patient's right is on the left. Neurological: on the right.")
@@ -93,6 +102,8 @@ class CasePart(QWidget):
             grid.addWidget(QLabel(modality), index, 0)
             grid.addWidget(status, index, 1)
         column.addLayout(grid)
+        column.addWidget(self.sides)
+        column.addWidget(self.swap)
         column.addLayout(_row(QLabel("View"), self.side))
         column.addLayout(_row(self.grid, self.planes))
         column.addLayout(_row(self.command_button, self.python_button))
@@ -104,6 +115,11 @@ class CasePart(QWidget):
             widget.setEnabled(state.phase == "idle")
         for modality, status in self.opener.statuses.items():
             self.statuses[modality].setText(status)
+        sideless = self.opener.sideless
+        _set_quietly(self.swap, any(map(layers.swapped, sideless)))
+        self.sides.setVisible(bool(sideless) and not self.swap.isChecked())
+        self.swap.setVisible(bool(sideless))
+        self.swap.setEnabled(state.phase == "idle")
         some = bool(state.subset.present)
         for widget in (self.command_button, self.python_button):
             widget.setEnabled(some)
@@ -130,12 +146,16 @@ class CasePart(QWidget):
         if files:
             self.opener.open([Path(file) for file in files])
 
+    def _swap(self, on: bool) -> None:
+        self.opener.swap_sides(on)
+        self.render(self.session.state)
+
     def _may_leave(self) -> bool:
         """Ask whether unsaved edits may be discarded."""
         answer = QMessageBox.question(
             self,
             "Unsaved edits",
-            "The segmentation has edits that were not saved. Discard them and open the other case?",
+            "The segmentation has edits that were not saved. Discard them and go on?",
             QMessageBox.StandardButton.Discard | QMessageBox.StandardButton.Cancel,
             QMessageBox.StandardButton.Cancel,
         )
@@ -163,13 +183,18 @@ class CasePart(QWidget):
     def _render_view(self, *_: object) -> None:
         self.side.setCurrentText(self.view.side or "")
         for box, on in ((self.grid, self.view.gridded), (self.planes, self.view.planes_shown)):
-            box.blockSignals(True)
-            box.setChecked(on)
-            box.blockSignals(False)
+            _set_quietly(box, on)
 
     def _let_go(self) -> None:
         self.session.viewer.scene.camera.events.orientation.disconnect(self._render_view)
         self.session.viewer.canvas.grid.events.enabled.disconnect(self._render_view)
+
+
+def _set_quietly(box: QCheckBox, on: bool) -> None:
+    """Show a state without reporting it as the user's doing."""
+    box.blockSignals(True)
+    box.setChecked(on)
+    box.blockSignals(False)
 
 
 def _tick(title: str, tooltip: str, toggled: Callable[[bool], None]) -> QCheckBox:

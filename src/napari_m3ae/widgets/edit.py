@@ -239,7 +239,7 @@ class _Recovery(QWidget):
         self.offered: Record | None = None
         self.words = text("Kept while you edited, by a viewer that ended without closing.")
         self.restore_button = button(
-            "Restore", "Put the segmentation and its edits on display. Open its case too.", self._restore
+            "Restore", "Put the segmentation and its edits on display. Open its case first.", self._restore
         )
         self.discard_button = button("Discard", "Delete these edits for good.", self._discard)
         row = QHBoxLayout(self)

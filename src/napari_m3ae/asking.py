@@ -1,0 +1,124 @@
+"""Files whose names leave their sequence open: what is asked about them, and what was answered before. No Qt.
+
+An answer is kept by the SHA-256 of the file, in a folder of the user's own: it holds for the same image under any name
+or folder, and no name of a patient is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from m3ae_core.data.case import CaseFiles
+from m3ae_core.data.recognition import recognise
+from m3ae_core.errors import InputError
+from m3ae_core.files import make_folder, sha256, write_json
+from m3ae_core.modalities import BRATS
+
+#: The answer that a file is none of the sequences.
+NOT_USED = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A file, what its name says, and the sequences that it may hold."""
+
+    path: Path
+    seen: str
+    choices: tuple[str, ...]
+
+
+#: Returns the sequence of each file (:data:`NOT_USED` for none), or None if the user would rather not say.
+Ask = Callable[[Sequence[Question]], Mapping[Path, str] | None]
+
+
+class Answers:
+    """What was answered about files, on disk.
+
+    Parameters
+    ----------
+    folder
+        Where; a folder of the user's own unless told otherwise.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or user_state_path("napari-m3ae", appauthor=False) / "answers"
+
+    def recall(self, path: Path) -> str | None:
+        """Return what was answered about a file, None if nothing was or it cannot be read."""
+        try:
+            answer = json.loads(self._record(path).read_text("utf-8"))["sequence"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        return answer if answer in (*BRATS.names, NOT_USED) else None
+
+    def remember(self, path: Path, sequence: str) -> None:
+        """Keep an answer.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        InputError
+            If the file cannot be read (``unreadable``).
+        """
+        try:
+            record = self._record(path)
+        except OSError as error:
+            problem = f"The file cannot be read ({error.strerror})."
+            raise InputError(problem, "Check the path.", path=path, code="unreadable") from error
+        make_folder(self.folder)
+        write_json(record, {"sequence": sequence})
+
+    def _record(self, path: Path) -> Path:
+        return self.folder / f"{sha256(path)}.json"
+
+
+def settle(files: CaseFiles, ask: Ask, answers: Answers) -> CaseFiles | None:
+    """Return a case without questions: what was answered before holds, all else is asked at once.
+
+    None if the user would rather not say.
+
+    Raises
+    ------
+    InputError
+        If two files are said to hold one sequence (``ambiguous``).
+    M3AEError
+        If the answers cannot be kept.
+    """
+    paths = [path for path, _ in files.questions]
+    known = {path: answer for path in paths if (answer := answers.recall(path)) is not None}
+    taken = {*files.images, *known.values()}
+    choices = tuple(name for name in BRATS.names if name not in taken)
+    open_ones = [Question(path, recognise(path.name).why, choices) for path in paths if path not in known]
+    said = ask(open_ones) if open_ones else {}
+    if said is None:
+        return None
+    answered = _with_answers(files, {**known, **said})
+    for path, sequence in said.items():
+        answers.remember(path, sequence)
+    return answered
+
+
+def repeated(answers: Sequence[str]) -> str:
+    """Return a sequence that is named more than once, or nothing."""
+    return next((name for name in answers if name != NOT_USED and answers.count(name) > 1), "")
+
+
+def _with_answers(files: CaseFiles, said: Mapping[Path, str]) -> CaseFiles:
+    """Return the case with the files that were asked for in their places."""
+    if twice := repeated([*files.images, *said.values()]):
+        raise InputError(
+            f"Two files are said to hold {twice}.",
+            "Choose each sequence once.",
+            path=next(path for path, name in said.items() if name == twice),
+            code="ambiguous",
+        )
+    told = {**files.images, **{name: path for path, name in said.items() if name != NOT_USED}}
+    unused = tuple((path, "you left it out") for path, name in said.items() if name == NOT_USED)
+    images = {name: told[name] for name in BRATS.names if name in told}
+    return replace(files, images=images, unused=(*files.unused, *unused), questions=())

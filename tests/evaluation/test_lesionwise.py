@@ -1,0 +1,79 @@
+"""Dice lesion by lesion, on boxes whose values are known by hand."""
+
+import numpy as np
+import pytest
+
+from m3ae_core.evaluation.lesionwise import lesionwise_dice
+from m3ae_core.evaluation.metrics import dice, overlap
+
+MM = (1.0, 1.0, 1.0)
+
+
+def mask(*boxes, shape=(60, 30, 30)) -> np.ndarray:
+    """True in boxes of (start, side) along each axis alike, or in the slices given."""
+    found = np.zeros(shape, bool)
+    for box in boxes:
+        found[box] = True
+    return found
+
+
+LARGE, SMALL = np.s_[2:12, 2:12, 2:12], np.s_[30:34, 2:6, 2:6]  # 1,000 and 64 voxels
+TINY = np.s_[30:33, 2:6, 2:6]  # 48 voxels
+AWAY = np.s_[50:52, 20:22, 20:22]
+
+
+def test_every_lesion_counts_alike():
+    reference = mask(LARGE, SMALL)
+    half = mask(np.s_[2:7, 2:12, 2:12], SMALL)
+    assert lesionwise_dice(half, reference, MM) == pytest.approx((2 * 500 / 1500 + 1) / 2)
+    assert lesionwise_dice(mask(LARGE), reference, MM) == pytest.approx(1 / 2)  # the plain one is .97
+    assert dice(mask(LARGE), reference) > 0.9
+
+
+def test_false_positives_count_0_however_small():
+    assert lesionwise_dice(mask(LARGE, AWAY), mask(LARGE), MM) == pytest.approx(1 / 2)
+    assert lesionwise_dice(mask(LARGE, AWAY, np.s_[59, 29, 29]), mask(LARGE), MM) == pytest.approx(1 / 3)
+
+
+def test_lesions_below_50_mm3_are_not_scored_and_finding_them_is_no_mistake():
+    for prediction in (mask(LARGE), mask(LARGE, TINY)):
+        assert lesionwise_dice(prediction, mask(LARGE, TINY), MM) == 1
+    assert lesionwise_dice(mask(), mask(TINY), MM) is None
+    assert lesionwise_dice(mask(), mask(TINY), (1, 1, 2)) == 0  # 96 mm³
+
+
+@pytest.mark.parametrize(("gap", "lesions"), [(6, 1), (7, 2)])
+def test_parts_within_twice_3_mm_are_one_lesion(gap, lesions):
+    second = np.s_[12 + gap : 22 + gap, 2:12, 2:12]
+    whole, first = mask(LARGE, second), mask(LARGE)
+    assert lesionwise_dice(first, whole, MM) == pytest.approx({1: 2 * 1000 / 3000, 2: 1 / 2}[lesions])
+
+
+def test_the_dilation_is_in_millimetres():
+    second = np.s_[14:24, 2:12, 2:12]  # 2 voxels apart
+    assert lesionwise_dice(mask(LARGE), mask(LARGE, second), (2, 1, 1)) == pytest.approx(2 / 3)  # one lesion
+    assert lesionwise_dice(mask(LARGE), mask(LARGE, second), (4, 1, 1)) == pytest.approx(1 / 2)
+
+
+def test_a_component_beside_a_lesion_belongs_to_it():
+    """It touches the dilated lesion, so it is no false positive, but its voxels count against the lesion."""
+    beside = np.s_[14:16, 2:12, 2:12]
+    assert lesionwise_dice(mask(LARGE, beside), mask(LARGE), MM) == pytest.approx(2 * 1000 / 2200)
+    assert lesionwise_dice(mask(beside), mask(LARGE), MM) == 0
+
+
+def test_corners_touch():
+    corner = np.s_[12:22, 12:22, 12:22]
+    assert lesionwise_dice(mask(LARGE, corner), mask(LARGE), MM) == pytest.approx(2 * 1000 / 3000)
+
+
+def test_empty_masks():
+    assert lesionwise_dice(mask(), mask(), MM) is None
+    assert lesionwise_dice(mask(LARGE), mask(), MM) == 0
+    assert lesionwise_dice(mask(), mask(LARGE), MM) == 0
+
+
+def test_a_benchmark_measures_it_beside_the_plain_one():
+    found = overlap(mask(LARGE, AWAY), mask(LARGE), MM)
+    assert found.lesion_dice == pytest.approx(1 / 2)
+    assert found.dice == pytest.approx(2000 / 2008)
