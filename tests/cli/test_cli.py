@@ -9,15 +9,17 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
 from m3ae_core.cli.progress import follow
-from m3ae_core.cli.training import _cases
+from m3ae_core.cli.training import chosen_cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.volume import read_labels
 from m3ae_core.events import CaseSegmented
+from m3ae_core.inference.summary import read_summary
 from m3ae_core.modalities import ModalitySet
 from tiny import RECIPE, random_bundle, recipe_toml
 
@@ -189,7 +191,7 @@ def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
     for name in ("a-ct", "a-t1w", "a-seg", "b-ct", "b-seg"):
         (tmp_path / name[0]).mkdir(exist_ok=True)
         (tmp_path / name[0] / f"{name}.nii.gz").touch()
-    found = _cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
+    found = chosen_cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
     assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]
 
 
@@ -393,6 +395,52 @@ def test_several_processes_end_as_one(place, capsys):
             assert path.read_bytes() == several[name].read_bytes()
     assert "q2: " in "".join(said[0])
     assert said[0][-2:] == said[1][-2:]
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_one_bad_case_in_eight_and_one_killed_process(tmp_path):
+    """With 1 and with 4 processes the others are done, the summary is the same, and the exit code 2."""
+    for seed in range(8):
+        write_phantom(tmp_path / "cases", f"p{seed}", seed=seed)
+    next((tmp_path / "cases" / "p5").glob("*t2w*")).write_bytes(b"")
+    save_bundle(random_bundle(), tmp_path / "model")
+    line = [
+        "predict",
+        tmp_path / "cases",
+        "--bundle",
+        tmp_path / "model",
+        "--arithmetic",
+        "float32",
+        "--output",
+    ]
+    assert run(*line, tmp_path / "one") == 2
+    assert run(*line, tmp_path / "four", "--devices", 4) == 2
+    summary = (tmp_path / "one" / "summary.csv").read_text()
+    assert summary.count(",done,") == 7
+    assert (tmp_path / "four" / "summary.csv").read_text() == summary
+    command = [
+        sys.executable,
+        "-m",
+        "m3ae_core.cli",
+        *map(str, line),
+        str(tmp_path / "killed"),
+        "--devices",
+        "4",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        third = None
+        while third is None:
+            assert parent.poll() is None
+            children = psutil.Process(parent.pid).children()
+            third = next((child for child in children if "3/4" in child.cmdline()), None)
+        third.kill()  # it has p2 and p6
+    assert parent.returncode == 2
+    states = [record.state for record in read_summary(tmp_path / "killed" / "summary.csv")]
+    assert states == ["done", "done", "refused", "done", "done", "refused", "refused", "done"]
+    assert run(*line, tmp_path / "killed", "--devices", 4) == 2  # the same again does the rest
+    again = (tmp_path / "killed" / "summary.csv").read_text()
+    assert again.replace("done before", "done") == summary
 
 
 # --- files without an orientation -------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from m3ae_core.cli import main
-from m3ae_core.cli.training import _cases, _validation_cases
+from m3ae_core.cli.training import _validation_cases, chosen_cases
 from m3ae_core.data.splits import PARTS, read_names, read_split
 from m3ae_core.modalities import BRATS
 from m3ae_core.training import stages
@@ -98,7 +98,7 @@ def test_lists_of_the_right_length_are_not_yet_the_published_ones(
 def test_a_split_folder_trains_and_validates(cases: Path, tmp_path: Path) -> None:
     lists = {"train": ["case-3", "case-1"], "val": ["case-2"], "test": ["case-9"]}
     split = write_lists(tmp_path / "split", **lists)
-    assert [case.name for case in _cases(cases, split, BRATS)] == lists["train"]
+    assert [case.name for case in chosen_cases(cases, split, BRATS)] == lists["train"]
     held_out = _validation_cases((None, None), cases, split, BRATS)
     assert [case.name for case in held_out] == lists["val"]
 

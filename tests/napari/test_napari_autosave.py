@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.volume import read_labels
+from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.seal import sealed
 from napari_m3ae import layers
 from napari_m3ae.autosave import Autosave
@@ -486,3 +486,41 @@ def test_two_cases_do_not_share_a_copy(session, folder, tmp_path):
     autosave.save_now()
     cases = {json.loads(path.read_text("utf-8"))["case"] for path in folder.glob("*.json")}
     assert cases == {"patient", "other"}
+
+
+# --- foreign input ----------------------------------------------------------------------------------
+
+
+def test_edits_that_0_1_kept_are_offered_and_restored(session, folder, writer, predictor):
+    crashed(session, folder, writer)
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text("utf-8"))
+    for key in ("content_sha256", "model_sha256", "edited_sha256"):
+        del content[key]
+    path.write_text(json.dumps(content), "utf-8")
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    assert autosave.restore(autosave.found()[0])
+    assert fresh.shown.unsaved
+
+
+@pytest.mark.parametrize("ending", ["edited", "model"])
+def test_other_labels_than_those_that_were_kept_are_not_restored(session, folder, writer, predictor, ending):
+    crashed(session, folder, writer)
+    (path,) = folder.glob(f"*-{ending}.nii.gz")
+    labels = read_labels(path)
+    write_labels(path, np.roll(labels.data, 3), labels.affine)
+    fresh = open_session(predictor)
+    autosave = Autosave(fresh, folder)
+    autosave.restore(autosave.found()[0])
+    assert fresh.shown is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"owner": {"host": "x", "pid": "1", "started": 0}}, {"when": 3}, {"case": 7}, {"scheme": []}]
+)
+def test_a_record_that_was_changed_is_not_offered(session, folder, writer, predictor, changes):
+    crashed(session, folder, writer)
+    (path,) = folder.glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    assert Autosave(open_session(predictor), folder).found() == []

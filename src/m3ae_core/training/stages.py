@@ -8,6 +8,7 @@ share it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from m3ae_core.config import Recipe, StageConfig
 from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Crop, Sample, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
-from m3ae_core.errors import BundleError, ConfigError, InputError, M3AEError, OutputError
+from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
@@ -297,28 +298,45 @@ def record_run(
 
 
 def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> None:
-    """Store the recipe of a run; where the run has begun, refuse to go on with another."""
+    """Store the recipe of a run; where the run has begun, refuse to go on with another.
+
+    One that lacks a setting is another: an older version may have computed otherwise where nothing could be set.
+    """
+    own = recipe.model_dump(mode="json")
     begun = path.with_name(CHECKPOINT).exists()
-    if begun or path.exists():
-        stored = _stored_recipe(path)
-        if stored is None and begun:
-            problem, code = "The recipe of this run is missing or damaged.", "damaged"
-        elif stored and any(getattr(stored, part) != getattr(recipe, part) for part in ("model", stage)):
-            problem, code = "The run in this folder was started with other settings.", "other-recipe"
-        else:
-            problem = ""
-        if problem:
-            fix = "Choose another output folder, or use the recipe stored in this one."
-            raise OutputError(problem, fix, path=path, code=code)
-    write_json(path, recipe.model_dump(mode="json"))
+    stored = _stored_recipe(path)
+    problem = ""
+    if stored is None and begun:
+        problem, code = "The recipe of this run is missing or damaged.", "damaged"
+    elif stored is not None and any(stored.get(part) != own[part] for part in ("model", stage)):
+        problem, code = "The run in this folder was started with other settings.", "other-recipe"
+        if unknown := [
+            name for part in ("model", stage) for name in _unknown(stored.get(part), own[part], f"{part}.")
+        ]:
+            problem = f"The run was started by another version, which had no {', '.join(unknown)}."
+    if problem:
+        fix = "Choose another output folder, or use the recipe stored in this one."
+        raise OutputError(problem, fix, path=path, code=code)
+    write_json(path, own)
 
 
-def _stored_recipe(path: Path) -> Recipe | None:
-    """Return the recipe in a run folder, of this version or an older one; None if it cannot be read."""
+def _stored_recipe(path: Path) -> dict[str, Any] | None:
+    """Return the recipe in a run folder; None if there is none that can be read."""
     try:
-        return Recipe.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, M3AEError):
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
+
+
+def _unknown(stored: Any, own: Any, name: str = "") -> list[str]:
+    """Return the settings of a recipe, by their dotted names, that a stored one does not have."""
+    if not isinstance(stored, dict) or not isinstance(own, dict):
+        return []
+    missing = [f"{name}{key}" for key in own if key not in stored]
+    return missing + [
+        deeper for key in own if key in stored for deeper in _unknown(stored[key], own[key], f"{name}{key}.")
+    ]
 
 
 def cached_cases(
