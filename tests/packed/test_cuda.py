@@ -45,7 +45,7 @@ def loss(device: str, dtype: torch.dtype = torch.float32, *, compiled: bool = Fa
 
 @pytest.mark.parametrize(
     ("dtype", "compiled", "tolerance"),
-    [(torch.float32, False, 1e-3), (torch.bfloat16, False, 0.02), (torch.bfloat16, True, 0.02)],
+    [(torch.float32, False, 1e-3), (torch.bfloat16, False, 0.05), (torch.bfloat16, True, 0.05)],
 )
 def test_loss_and_gradient_are_those_of_the_cpu(dtype: torch.dtype, compiled: bool, tolerance: float) -> None:
     (expected, exact), (found, gradient) = loss("cpu"), loss("cuda", dtype, compiled=compiled)

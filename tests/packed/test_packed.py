@@ -19,6 +19,7 @@ from m3ae_core.data.case import CaseFiles, read_case
 from m3ae_core.data.dataset import cache_case
 from m3ae_core.errors import InputError, OutputError
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.packed import train
 from m3ae_core.packed.pack import pack
 from m3ae_core.packed.parts import INDEX, quantise, read_parts, settings
 from m3ae_core.packed.train import FILE_SIZE, RESULT, read_state, train_packed
@@ -154,11 +155,65 @@ def test_a_run_goes_on_where_it_stopped(parts: Path, tmp_path: Path) -> None:
     second = train_packed(parts, tmp_path, 1, 0.2, clock=ticks())
     assert 0 < first["steps"] < second["steps"]
     assert first["seconds"] < second["seconds"] <= 12 + 2
-    third = train_packed(parts, tmp_path, 1, 0.2, clock=ticks())
-    assert third["steps"] == second["steps"]  # its minutes are over
+    assert train_packed(parts, tmp_path, 1, 0.2, clock=ticks()) == second  # its minutes are over
+    with pytest.raises(InputError, match="other minutes"):
+        train_packed(parts, tmp_path, 1, 0.4, clock=ticks())
     with pytest.raises(InputError) as caught:
         train_packed(parts, tmp_path, 2, 0.2, clock=ticks())
     assert caught.value.code == "other-run"
+
+
+def test_a_loss_that_is_not_finite_leaves_what_was_saved(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_packed(parts, tmp_path, 1, 0.4, now=0.1, clock=ticks())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("m3ae_core.packed.train.reconstruction_loss", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(InputError) as caught:
+        train_packed(parts, tmp_path, 1, 0.4, clock=ticks())
+    assert caught.value.code == "nonfinite-loss"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_long_call_saves_on_its_way(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    usual = train.save_state
+    monkeypatch.setattr(
+        train, "save_state", lambda output, run, about: saved.append(run.steps) or usual(output, run, about)
+    )
+    result = train_packed(parts, tmp_path, 1, 12, clock=ticks(100))
+    assert len(saved) > 2
+    assert saved[-1] == result["steps"]
+    assert len(list(tmp_path.glob("state-*"))) == len(result["files"])
+
+
+def test_a_spoiled_state_is_told(stages: tuple[Path, Path], tmp_path: Path) -> None:
+    for path in stages[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (state,) = tmp_path.glob("state-*")
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_state(tmp_path)
+    assert caught.value.code == "hash"
+
+
+def test_stages_of_other_cases_make_no_bundle(
+    stages: tuple[Path, Path], cases: list[CaseFiles], tmp_path: Path
+) -> None:
+    list(pack(RECIPE, cases[:2], {}, tmp_path / "other"))
+    with pytest.raises(InputError) as caught:
+        bundle_from_packed(tmp_path / "other", stages, tmp_path / "bundle")
+    assert caught.value.code == "other-cases"
+
+
+def test_stage_2_needs_labels(stages: tuple[Path, Path], cases: list[CaseFiles], tmp_path: Path) -> None:
+    list(pack(RECIPE, cases[:2], {}, tmp_path / "bare"))
+    assert sorted(path.name for path in (tmp_path / "bare").iterdir()) == [INDEX, "part-000.safetensors"]
+    with pytest.raises(InputError) as caught:
+        train_packed(tmp_path / "bare", tmp_path / "out", 2, 0.2, pretrained=stages[0], clock=ticks())
+    assert caught.value.code == "no-labels"
 
 
 def test_stage_2_needs_stage_1(parts: Path, tmp_path: Path) -> None:

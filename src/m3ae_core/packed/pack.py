@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,24 @@ def pack(
     OutputError
         If a case alone is larger than a part, or a file cannot be written.
     """
-    cache = make_folder(make_folder(folder) / "cache")
+    make_folder(folder)
+    with TemporaryDirectory() as cache:
+        yield from _pack(
+            recipe, cases, schemes, folder, Path(cache), weights or {}, part_size, name_cases=name_cases
+        )
+
+
+def _pack(
+    recipe: Recipe,
+    cases: Sequence[CaseFiles],
+    schemes: Mapping[str, LabelScheme],
+    folder: Path,
+    cache: Path,
+    weights: Mapping[str, float],
+    part_size: int,
+    *,
+    name_cases: bool,
+) -> Iterator[Progress]:
     parts, about = list[dict[str, Any]](), list[dict[str, Any]]()
     waiting, numbers, size = dict[str, Tensor](), list[int](), 0
     for number, files in enumerate(cases):
@@ -61,7 +79,7 @@ def pack(
             waiting, numbers, size = {}, [], 0
         waiting, size = waiting | tensors, size + own
         numbers.append(number)
-        weight = (weights or {}).get(files.name, 1.0)
+        weight = weights.get(files.name, 1.0)
         about.append(_about(cached, weight) | ({"name": files.name} if name_cases else {}))
         yield Progress("cases packed", number + 1, len(cases))
     parts.append(_write(folder, len(parts), waiting, numbers))

@@ -7,6 +7,7 @@ bfloat16, the substitute in half precision, so that a resumed run goes on from r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from m3ae_core.data import batched
-from m3ae_core.errors import InputError
+from m3ae_core.errors import ConfigError, InputError
 from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
 from m3ae_core.model.heads import ReconstructionHead, ScaledLogits, SegmentationHeads
@@ -32,6 +33,8 @@ from m3ae_core.packed.parts import PackedCase, read_index, read_parts, settings
 #: No file that is left behind is larger, in bytes.
 FILE_SIZE = 15_000_000
 RESULT = "result.json"
+#: Seconds between saves, and the share of the minutes that is kept back for the last one.
+SAVE_EVERY, KEPT_BACK = 120, 0.03
 #: Decay of the weights' moving average where the recipe has none.
 EMA = 0.999
 
@@ -111,8 +114,12 @@ class PackedRun:
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
         chosen = [self.cases[n] for n in rng.choice(len(self.cases), self.config.batch_size)]
         terms = (self._reconstruct if self.stage == 1 else self._segment)(chosen, rng, generator)
+        loss = torch.stack(list(terms.values())).sum()
+        if not loss.isfinite():
+            problem = f"The loss is not finite any more at step {self.steps + 1}; the run stops."
+            raise InputError(problem, "Lower the learning rate or compute in float32.", code="nonfinite-loss")
         self.optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.steps += 1
         decay = min(getattr(self.config, "ema", EMA) or EMA, self.steps / (self.steps + 10))
@@ -243,41 +250,80 @@ def train_packed(
 ) -> dict[str, Any]:
     """Train a stage for `minutes` in all, `now` of them in this call; resume from `output` if it holds a run.
 
-    Returns what ``result.json`` says: steps, seconds, the last loss terms, the files and their tensors' names.
+    The state is saved every two minutes and at the end. Returns what ``result.json`` says: steps, seconds, the last
+    loss terms, the files.
 
     Raises
     ------
     InputError
-        If parts are damaged, or `output` holds a run of another stage or other parts, or stage 2 lacks stage 1.
+        If parts are damaged, `output` holds a run of another stage, other parts or other minutes (``other-run``), stage
+        2 lacks stage 1 or labels, or the loss stops being finite (``nonfinite-loss``); what was saved stays.
+    ConfigError
+        If the device is not there.
     """
     began = clock()
     index = read_index(folder)
-    recipe = settings(index["recipe"])
+    about = {"stage": stage, "parts": [part["sha256"] for part in index["parts"]], "minutes": minutes}
     run = PackedRun(
-        recipe, stage, read_parts(folder), torch.device(device), getattr(torch, precision), index["span"]
+        settings(index["recipe"]),
+        stage,
+        read_parts(folder),
+        _device(device),
+        getattr(torch, precision),
+        index["span"],
     )
-    parts = [part["sha256"] for part in index["parts"]]
-    if (output / RESULT).exists():
-        about = json.loads((output / RESULT).read_text("utf-8"))
-        if about["stage"] != stage or about["parts"] != parts:
-            problem = "This folder holds a run of another stage or of other cases."
-            raise InputError(problem, "Choose another output folder.", path=output, code="other-run")
-        run.restore(read_state(output), about)
-    elif pretrained is not None:
-        run.start_from(read_state(pretrained))
-    elif stage == 2:
-        raise InputError("Stage 2 starts from stage 1.", "State its folder.", path=output, code="no-stage-1")
+    done = _begin(run, output, about, pretrained)
     before, total = run.seconds, 60 * minutes
-    limit = min(total, before + 60 * now if now else total) - 0.03 * total
-    terms: dict[str, float] = {}
-    while before + clock() - began < limit:
-        terms = run.step((before + clock() - began) / total)
+    limit = min(total, before + 60 * now if now else total) - KEPT_BACK * total
+    if done is not None and before >= limit:
+        return done
+    terms, saved = dict[str, float](), before
+    while (spent := before + clock() - began) < limit:
+        terms = run.step(spent / total)
+        if spent - saved > SAVE_EVERY:
+            run.seconds = saved = spent
+            save_state(output, run, {**about, "terms": terms})
     run.seconds = before + clock() - began
-    return save_state(output, run, {"stage": stage, "parts": parts, "terms": terms, "minutes": minutes})
+    return save_state(output, run, {**about, "terms": terms})
+
+
+def _device(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("There is no CUDA device here.", "Choose cpu.", code="device")
+    return torch.device(name)
+
+
+def _begin(
+    run: PackedRun, output: Path, about: dict[str, Any], pretrained: Path | None
+) -> dict[str, Any] | None:
+    """Put a run where the last call left it, and return what that said; else where stage 1 or chance leaves it."""
+    if not run.cases:
+        problem = "No packed case has labels."
+        raise InputError(problem, "Pack them with --scheme.", path=output, code="no-labels")
+    if (output / RESULT).exists():
+        told = read_result(output)
+        if other := [name for name in about if told.get(name) != about[name]]:
+            raise InputError(
+                f"The run in this folder was started with other {' and '.join(other)}.",
+                "Choose another output folder, or go on as it was started.",
+                path=output,
+                code="other-run",
+            )
+        run.restore(read_state(output), told)
+        return told
+    if pretrained is not None:
+        run.start_from(read_state(pretrained))
+    elif run.stage == 2:
+        raise InputError("Stage 2 starts from stage 1.", "State its folder.", path=output, code="no-stage-1")
+    return None
 
 
 def save_state(output: Path, run: PackedRun, about: dict[str, Any]) -> dict[str, Any]:
-    """Write the state of a run into files of at most :data:`FILE_SIZE` bytes; ``result.json`` comes last."""
+    """Write the state of a run into files of at most :data:`FILE_SIZE` bytes.
+
+    They have names of their own, and ``result.json``, which comes last, speaks of them with their SHA-256: until then
+    the former state is the one that counts. Its files go afterwards.
+    """
     output.mkdir(parents=True, exist_ok=True)
     files: list[dict[str, Tensor]] = [{}]
     room = FILE_SIZE
@@ -288,15 +334,39 @@ def save_state(output: Path, run: PackedRun, about: dict[str, Any]) -> dict[str,
             room = FILE_SIZE
         files[-1][name] = tensor
         room -= size
-    names = [f"state-{number}.safetensors" for number in range(len(files))]
-    for name, content in zip(names, files, strict=True):
-        save_file(content, str(output / f"{name}.new"))
-    for name in names:
-        (output / f"{name}.new").replace(output / name)
-    result = {**about, "steps": run.steps, "seconds": run.seconds, "files": names}
+    hashes = {}
+    for number, content in enumerate(files):
+        name = f"state-{run.steps}-{number}.safetensors"
+        save_file(content, str(output / name))
+        hashes[name] = _sha256(output / name)
+    result = {**about, "steps": run.steps, "seconds": run.seconds, "files": hashes}
     (output / f"{RESULT}.new").write_text(json.dumps(result), "utf-8")
     (output / f"{RESULT}.new").replace(output / RESULT)
+    for path in output.glob("state-*.safetensors"):
+        if path.name not in hashes:
+            path.unlink()
     return result
+
+
+def read_result(output: Path) -> dict[str, Any]:
+    """Return what ``result.json`` says.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run.
+    """
+    try:
+        told: dict[str, Any] = json.loads((output / RESULT).read_text("utf-8"))
+        _ = told["files"].items(), float(told["seconds"]), int(told["steps"]), told["parts"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            "This folder holds no run of packed cases.",
+            "Give the output of train-packed.",
+            path=output,
+            code="packed",
+        ) from error
+    return told
 
 
 def read_state(output: Path) -> dict[str, Tensor]:
@@ -305,15 +375,17 @@ def read_state(output: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If the folder holds no whole run.
+        If the folder holds no run, or a file is missing or not the one that was written (``hash``).
     """
-    try:
-        names = json.loads((output / RESULT).read_text("utf-8"))["files"]
-        return {key: value for name in names for key, value in load_file(str(output / name)).items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            "This folder holds no run of packed cases.",
-            "Give the output of train-packed.",
-            path=output,
-            code="packed",
-        ) from error
+    tensors: dict[str, Tensor] = {}
+    for name, sha256 in read_result(output)["files"].items():
+        path = output / str(name)
+        if not path.is_file() or _sha256(path) != sha256:
+            problem = "This file is missing, or is not the one that was written."
+            raise InputError(problem, "Bring the folder back again.", path=path, code="hash")
+        tensors |= load_file(str(path))
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import Recipe, parse_recipe
+from m3ae_core.errors import InputError
 from m3ae_core.files import sha256
 from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
 from m3ae_core.model.weights import check_finite, require_fit
 from m3ae_core.packed.parts import INDEX, read_index
-from m3ae_core.packed.train import read_state
+from m3ae_core.packed.train import read_result, read_state
 
 Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
 
@@ -29,6 +30,13 @@ def bundle_from_packed(folder: Path, stages: tuple[Path, Path], output: Path) ->
     """
     index = read_index(folder)
     recipe = parse_recipe(index["recipe"])
+    parts = [part["sha256"] for part in index["parts"]]
+    for path in stages:
+        if read_result(path)["parts"] != parts:
+            problem = "This run did not learn from the packed cases that were given."
+            raise InputError(
+                problem, "Give the folder of parts it learned from.", path=path, code="other-cases"
+            )
     first, second = map(read_state, stages)
     autoencoder = _load(MaskedAutoencoder(recipe.model), first, stages[0])
     segmenter = _load(Segmenter(recipe.model), second, stages[1])
