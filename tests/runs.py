@@ -53,7 +53,14 @@ def prepare(folder: Path, epochs: int, checkpoint_every: int = 1) -> Path:
 
 def command(place: Path, stage: str, output: Path, *options: str) -> list[str]:
     """The arguments of ``m3ae``; stage 2 starts from ``place/start/bundle``."""
-    own = ["--pretrained", f"{place}/start/bundle", "--validation", f"{place}/held-out"]
+    own = [
+        "--pretrained",
+        f"{place}/start/bundle",
+        "--validation",
+        f"{place}/held-out",
+        "--scheme",
+        "brats2023",
+    ]
     common = [stage, f"{place}/recipe.toml", "--cases", f"{place}/cases", "--output", str(output)]
     return [*common, *(own if stage == "finetune" else []), "--device", "cpu", *options]
 

@@ -258,7 +258,7 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes) -> None:
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.toml", tmp_path):
-        with pytest.raises(ConfigError, match=r"demo-2mm, long-2mm, official, paper") as caught:
+        with pytest.raises(ConfigError, match=r"demo-2mm, gpu-1.5mm, long-2mm, official, paper") as caught:
             load_recipe(path)
         assert caught.value.code == "no-recipe"
         assert caught.value.path == path

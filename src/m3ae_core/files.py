@@ -17,8 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil  # type: ignore[import-untyped]
-
 from m3ae_core.errors import OutputError, printable
 from m3ae_core.seal import seal_file
 
@@ -70,9 +68,25 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
     ending = "*" if name is None else glob.escape(name)
     for temporary in folder.glob(f"{_writer()}*-{ending}"):
         pid = temporary.name.removeprefix(_writer()).partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+        if pid.isdecimal() and not _runs(int(pid)):
             with suppress(OSError):  # it stays for the next time
                 temporary.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this number runs; it may, where psutil is missing (packed cases are trained so)."""
+    try:
+        import psutil  # type: ignore[import-untyped]
+    except ImportError:
+        return True
+    return bool(psutil.pid_exists(pid))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files that nobody needs any more; one that cannot be removed stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> Path:

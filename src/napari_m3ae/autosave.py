@@ -25,7 +25,7 @@ from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
 from m3ae_core.data.case import Case
-from m3ae_core.data.volume import Volume, read_labels, voxel_sha256, write_labels
+from m3ae_core.data.volume import read_labels, voxel_sha256, write_labels
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
 from m3ae_core.modalities import BRATS
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 EDITED, MODEL = "-edited.nii.gz", "-model.nii.gz"
 #: What a record says of the process that wrote it, of the voxels of both label maps, and of the result besides case
 #: and time.
+HASH = "model_sha256"
 OWNER = ("host", "pid", "started")
-HASHES = ("model_sha256", "edited_sha256")
 CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "provenance")
 #: A process is another one than the writer of its number if it was started at another time (s); the system's clock may
 #: have been set right meanwhile.
@@ -210,9 +210,7 @@ class Autosave:
         if kept.labels is None:
             write_labels(_beside(kept.path, MODEL), shown.prediction.labels, affine)
         write_labels(_beside(kept.path, EDITED), labels, affine)
-        write_json(
-            kept.path, sealed({**_describe(shown, self._owner), "edited_sha256": voxel_sha256(labels)})
-        )
+        write_json(kept.path, sealed(_describe(shown, self._owner)))
         kept.labels = labels.copy()
 
     def _remove_all(self) -> None:
@@ -294,7 +292,7 @@ def _read(path: Path) -> Record | None:
         told = {key: content[key] for key in CONTENT}
         if not isinstance(told["provenance"], dict):
             return None
-        told |= {key: content.get(key) for key in HASHES}
+        told[HASH] = content.get(HASH)
         told |= {"owner": owner, "sources": frozenset(map(str, told["sources"]))}
         return Record(str(content["case"]), when, path, told)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -309,9 +307,9 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     InputError
         If a label map is damaged or not what was written (``damaged``), or the record cannot be used (``record``).
     """
-    model, edited = (
-        _labels(record, ending, key) for ending, key in zip((MODEL, EDITED), HASHES, strict=True)
-    )
+    model, edited = (read_labels(_beside(record.path, ending)) for ending in (MODEL, EDITED))
+    if record.content[HASH] not in (None, model.sha256):  # the edits come with their own checksum, and change
+        raise _damaged(record, _beside(record.path, MODEL))
     try:
         prediction = _prediction(record.content, model.data)
     except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
@@ -319,14 +317,6 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
     if not model.shape == edited.shape or not np.allclose(prediction.affine, model.affine, atol=1e-3):
         raise _damaged(record, record.path)
     yield prediction, edited.data
-
-
-def _labels(record: Record, ending: str, key: str) -> Volume:
-    """Return a label map of a record, which must be the one that was written; older records do not tell."""
-    labels = read_labels(_beside(record.path, ending))
-    if record.content[key] not in (None, labels.sha256):
-        raise _damaged(record, _beside(record.path, ending))
-    return labels
 
 
 def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> Prediction:

@@ -491,28 +491,30 @@ def test_two_cases_do_not_share_a_copy(session, folder, tmp_path):
 # --- foreign input ----------------------------------------------------------------------------------
 
 
-def test_edits_that_0_1_kept_are_offered_and_restored(session, folder, writer, predictor):
+def test_edits_that_0_1_kept_are_offered_and_restored(session, folder, writer, predictor, files):
     crashed(session, folder, writer)
     (path,) = folder.glob("*.json")
     content = json.loads(path.read_text("utf-8"))
-    for key in ("content_sha256", "model_sha256", "edited_sha256"):
+    for key in ("content_sha256", "model_sha256"):
         del content[key]
     path.write_text(json.dumps(content), "utf-8")
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     assert autosave.restore(autosave.found()[0])
     assert fresh.shown.unsaved
 
 
-@pytest.mark.parametrize("ending", ["edited", "model"])
-def test_other_labels_than_those_that_were_kept_are_not_restored(session, folder, writer, predictor, ending):
+def test_other_labels_than_those_that_were_kept_are_not_restored(
+    session, folder, writer, predictor, files, told
+):
     crashed(session, folder, writer)
-    (path,) = folder.glob(f"*-{ending}.nii.gz")
+    (path,) = folder.glob("*-model.nii.gz")
     labels = read_labels(path)
     write_labels(path, np.roll(labels.data, 3), labels.affine)
-    fresh = open_session(predictor)
+    fresh = open_session(predictor, files)
     autosave = Autosave(fresh, folder)
     autosave.restore(autosave.found()[0])
+    assert "damaged" in told[-1]
     assert fresh.shown is None
 
 

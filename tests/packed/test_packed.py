@@ -187,6 +187,21 @@ def test_a_long_call_saves_on_its_way(parts: Path, tmp_path: Path, monkeypatch: 
     assert len(list(tmp_path.glob("state-*"))) == len(result["files"])
 
 
+def test_a_save_that_fails_leaves_the_former_state(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_packed(parts, tmp_path, 1, 0.4, now=0.1, clock=ticks())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(path: Path, content: object) -> None:
+        raise OutputError("The disk is full.", "Make room.", path=path, code="disk-full")
+
+    monkeypatch.setattr(train, "write_json", fail)
+    with pytest.raises(OutputError):
+        train_packed(parts, tmp_path, 1, 0.4, clock=ticks())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_spoiled_state_is_told(stages: tuple[Path, Path], tmp_path: Path) -> None:
     for path in stages[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -268,4 +283,5 @@ def test_the_commands_from_cases_to_a_bundle(
     assert main(["bundle-from-packed", packed, "--first", one, "--second", two, "--output", bundle]) == 0
     assert json.loads((Path(one) / RESULT).read_text())["stage"] == 1
     assert load_bundle(bundle).segmenter is not None
+    assert main(["pack", recipe, "--cases", folder, "--output", packed]) == 2  # it is not empty
     assert main(["pack", recipe, "--cases", folder, "--output", packed, "--part-size", "much"]) == 2

@@ -48,6 +48,7 @@ from m3ae_core.inference.predictor import Prediction, save_prediction
 from m3ae_core.inference.summary import Record, write_summary
 from m3ae_core.modalities import BRATS
 from m3ae_core.model.weights import save_checkpoint, save_tensors
+from m3ae_core.packed.pack import pack
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.benchmark import write_report
 from m3ae_core.report.case import write_case_report
@@ -241,6 +242,12 @@ def parts_of_4d(folder: Path) -> Write:
     return lambda version: split_4d(source, BRATS.names, folder / "parts") if version else None
 
 
+def packed(folder: Path) -> Write:
+    """Packed cases are never replaced: version 0 is none."""
+    files = write_phantom(folder.parent / "cases", "case", shape=(20, 24, 16))
+    return lambda version: [*pack(RECIPE, [files], {}, folder / "packed")] if version else None
+
+
 def identity(folder: Path) -> Write:
     def write(version: int) -> None:
         keep_identity(folder, (), pretrained=str(version))
@@ -312,6 +319,7 @@ WRITERS = (
     summary,
     manifest,
     parts_of_4d,
+    packed,
     identity,
     log,
     cache,
@@ -622,6 +630,8 @@ KNOWN = {
     "inference/predictor.py",
     "inference/summary.py",
     "model/weights.py",
+    "packed/pack.py",
+    "packed/train.py",  # states have names of their own: tests/packed
     "report/benchmark.py",
     "report/case.py",
     "report/curves.py",

@@ -65,6 +65,21 @@ class CachedCase:
         return np.load(self.regions_file, mmap_mode="r")  # type: ignore[no-any-return]
 
 
+def prepare_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> Content:
+    """Return a case on the template, with whichever modalities it has; without a scheme no regions (R = 0).
+
+    Raises
+    ------
+    InputError
+        If all modalities or the label map are missing, or the files cannot be used.
+    """
+    content = _read(case, model)
+    standard = standardise(content, model)
+    if scheme is None:
+        return standard.image, np.zeros((0, *model.grid.shape), bool)
+    return standard.image, _regions(case, content, standard.grid, model, scheme)
+
+
 def cache_case(
     case: CaseFiles, model: ModelConfig, scheme: LabelScheme, folder: Path, *, labelled: bool = True
 ) -> CachedCase:
@@ -82,11 +97,9 @@ def cache_case(
     image_file = folder / f"{key}-image.npy"
     regions_file = folder / f"{key}-regions.npy" if labelled else None
     if not all(_is_whole(path) for path in (image_file, regions_file) if path):
-        content = _read(case, model)
-        standard = standardise(content, model)
-        regions = _regions(case, content, standard.grid, model, scheme) if labelled else None
-        files.write_array(image_file, standard.image)
-        if regions_file and regions is not None:
+        prepared, regions = prepare_case(case, model, scheme if labelled else None)
+        files.write_array(image_file, prepared)
+        if regions_file:
             files.write_array(regions_file, regions)
     image = np.load(image_file, mmap_mode="r")
     exists = tuple(name in case.images for name in model.modalities)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from m3ae_core.config import Recipe
 from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.dataset import CachedCase, cache_case
+from m3ae_core.data.dataset import prepare_case
+from m3ae_core.data.preprocess import Box, brain_box
 from m3ae_core.errors import OutputError
 from m3ae_core.events import Progress
-from m3ae_core.files import make_folder, write_json
+from m3ae_core.files import make_folder, remove, write_json
 from m3ae_core.model.weights import save_tensors
 from m3ae_core.packed.parts import FORMAT, INDEX, deflate, quantise
-from m3ae_core.regions import BRATS_2023, LabelScheme
+from m3ae_core.regions import LabelScheme
 
 
 def pack(
@@ -42,13 +44,25 @@ def pack(
     InputError
         If a case cannot be read.
     OutputError
-        If a case alone is larger than a part, or a file cannot be written.
+        If the folder is not empty (``exists``), a case alone is larger than a part (``part-size``), or a file cannot be
+        written; no part is left then.
     """
     make_folder(folder)
-    with TemporaryDirectory() as cache:
-        yield from _pack(
-            recipe, cases, schemes, folder, Path(cache), weights or {}, part_size, name_cases=name_cases
-        )
+    if any(folder.iterdir()):
+        problem = "The folder is not empty, and packed cases are never replaced."
+        raise OutputError(problem, "Choose another one.", path=folder, code="exists")
+    with _all_or_nothing(folder):
+        yield from _pack(recipe, cases, schemes, folder, weights or {}, part_size, name_cases=name_cases)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Remove the parts that were written if not all can be."""
+    try:
+        yield
+    except BaseException:
+        remove(folder.glob("part-*"))
+        raise
 
 
 def _pack(
@@ -56,7 +70,6 @@ def _pack(
     cases: Sequence[CaseFiles],
     schemes: Mapping[str, LabelScheme],
     folder: Path,
-    cache: Path,
     weights: Mapping[str, float],
     part_size: int,
     *,
@@ -65,11 +78,9 @@ def _pack(
     parts, about = list[dict[str, Any]](), list[dict[str, Any]]()
     waiting, numbers, size = dict[str, Tensor](), list[int](), 0
     for number, files in enumerate(cases):
-        labelled = files.name in schemes
-        cached = cache_case(
-            files, recipe.model, schemes.get(files.name, BRATS_2023), cache, labelled=labelled
-        )
-        tensors = _tensors(cached, number)
+        image, regions = prepare_case(files, recipe.model, schemes.get(files.name))
+        box = brain_box(np.asarray(image.any(axis=0)))
+        tensors = _tensors(number, image, regions, box)
         own = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if own > part_size:
             problem = f"A case takes {own} bytes, more than a part of {part_size}."
@@ -80,31 +91,30 @@ def _pack(
         waiting, size = waiting | tensors, size + own
         numbers.append(number)
         weight = weights.get(files.name, 1.0)
-        about.append(_about(cached, weight) | ({"name": files.name} if name_cases else {}))
+        about.append(
+            _about(files, recipe, box, len(regions), weight) | ({"name": files.name} if name_cases else {})
+        )
         yield Progress("cases packed", number + 1, len(cases))
     parts.append(_write(folder, len(parts), waiting, numbers))
     content = {"recipe": recipe.model_dump(mode="json"), "span": recipe.model.preprocess.span}
     write_json(folder / INDEX, {"format": FORMAT, **content, "parts": parts, "cases": about})
 
 
-def _box(case: CachedCase) -> tuple[slice, ...]:
-    return tuple(slice(low, high) for low, high in zip(*case.brain, strict=True))
-
-
-def _tensors(case: CachedCase, number: int) -> dict[str, Tensor]:
-    box = (slice(None), *_box(case))
-    image, levels = quantise(np.asarray(case.image[box]))
-    regions = np.packbits(np.asarray(case.regions[box]))
-    arrays = {"image": deflate(image), "levels": levels, "regions": deflate(regions)}
+def _tensors(
+    number: int, image: npt.NDArray[np.float32], regions: npt.NDArray[np.bool_], box: Box
+) -> dict[str, Tensor]:
+    inside = (slice(None), *(slice(low, high) for low, high in zip(*box, strict=True)))
+    steps, levels = quantise(image[inside])
+    arrays = {"image": deflate(steps), "levels": levels, "regions": deflate(np.packbits(regions[inside]))}
     return {f"{number}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _about(case: CachedCase, weight: float) -> dict[str, Any]:
+def _about(case: CaseFiles, recipe: Recipe, box: Box, regions: int, weight: float) -> dict[str, Any]:
     return {
-        "start": [int(part.start) for part in _box(case)],
-        "shape": [int(part.stop - part.start) for part in _box(case)],
-        "exists": list(case.exists),
-        "regions": len(case.regions),
+        "start": [int(low) for low in box[0]],
+        "shape": [int(high - low) for low, high in zip(*box, strict=True)],
+        "exists": [name in case.images for name in recipe.model.modalities],
+        "regions": regions,
         "weight": weight,
     }
 

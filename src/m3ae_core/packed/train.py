@@ -7,7 +7,6 @@ bfloat16, the substitute in half precision, so that a resumed run goes on from r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -18,11 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from m3ae_core.data import batched
-from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.errors import ConfigError, InputError, OutputError
+from m3ae_core.files import atomic_write, make_folder, remove, sha256, write_json
 from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
 from m3ae_core.model.heads import ReconstructionHead, ScaledLogits, SegmentationHeads
@@ -324,7 +324,7 @@ def save_state(output: Path, run: PackedRun, about: dict[str, Any]) -> dict[str,
     They have names of their own, and ``result.json``, which comes last, speaks of them with their SHA-256: until then
     the former state is the one that counts. Its files go afterwards.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     files: list[dict[str, Tensor]] = [{}]
     room = FILE_SIZE
     for name, tensor in run.state().items():
@@ -334,17 +334,19 @@ def save_state(output: Path, run: PackedRun, about: dict[str, Any]) -> dict[str,
             room = FILE_SIZE
         files[-1][name] = tensor
         room -= size
-    hashes = {}
-    for number, content in enumerate(files):
-        name = f"state-{run.steps}-{number}.safetensors"
-        save_file(content, str(output / name))
-        hashes[name] = _sha256(output / name)
-    result = {**about, "steps": run.steps, "seconds": run.seconds, "files": hashes}
-    (output / f"{RESULT}.new").write_text(json.dumps(result), "utf-8")
-    (output / f"{RESULT}.new").replace(output / RESULT)
-    for path in output.glob("state-*.safetensors"):
-        if path.name not in hashes:
-            path.unlink()
+    before = set(output.glob("state-*.safetensors"))
+    paths = [output / f"state-{run.steps}-{number}.safetensors" for number in range(len(files))]
+    try:
+        for path, content in zip(paths, files, strict=True):
+            packed = save(content)
+            atomic_write(path, lambda temporary, packed=packed: temporary.write_bytes(packed))  # type: ignore[misc]
+        hashes = {path.name: sha256(path) for path in paths}
+        result = {**about, "steps": run.steps, "seconds": run.seconds, "files": hashes}
+        write_json(output / RESULT, result)
+    except OutputError:
+        remove(set(paths) - before)
+        raise
+    remove(before - set(paths))
     return result
 
 
@@ -378,14 +380,10 @@ def read_state(output: Path) -> dict[str, Tensor]:
         If the folder holds no run, or a file is missing or not the one that was written (``hash``).
     """
     tensors: dict[str, Tensor] = {}
-    for name, sha256 in read_result(output)["files"].items():
+    for name, expected in read_result(output)["files"].items():
         path = output / str(name)
-        if not path.is_file() or _sha256(path) != sha256:
+        if not path.is_file() or sha256(path) != expected:
             problem = "This file is missing, or is not the one that was written."
             raise InputError(problem, "Bring the folder back again.", path=path, code="hash")
         tensors |= load_file(str(path))
     return tensors
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
