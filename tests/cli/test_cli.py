@@ -14,6 +14,7 @@ import pytest
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
+from m3ae_core.cli.printed import seen_words
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.training import chosen_cases
 from m3ae_core.data.phantom import write_phantom
@@ -195,12 +196,25 @@ def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
     assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]
 
 
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"training_cases": ["a"], "validation_cases": ["a"]}, "was trained on this case"),
+        ({"validation_cases": ["a"]}, "not trained on this case"),
+        ({"training_case_count": 3}, "does not tell"),
+    ],
+)
+def test_what_a_model_saw_of_a_case_is_said(card, said):
+    assert said in seen_words(card, "a")
+
+
 def test_demo_on_the_built_in_case_and_model(tmp_path, capsys):
     """The main job as a newcomer meets it: real images, the shipped model, two of four sequences."""
     out = tmp_path / "out"
     assert run("demo", "--output", out, "--device", "cpu") == 0
     printed = capsys.readouterr().out
     assert "given FLAIR+T2; substituted T1, T1c" in printed
+    assert "not trained on this case, but the case had a say in the choice of the recipe" in printed
     dice = {region: float(value) for region, value in re.findall(r"(WT|TC|ET) ([01]\.\d{3})\b", printed)}
     assert dice["WT"] > 0.6  # far from a random model, safely below what the model card says
     name = "BraTS-SSA-00080-000-m3ae"

@@ -16,7 +16,7 @@ from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.calibrate import calibrate
 from m3ae_core.cli.packed import bundle_from_packed, pack, train_packed
 from m3ae_core.cli.predict import predict
-from m3ae_core.cli.printed import print_dice, print_reliability
+from m3ae_core.cli.printed import print_dice, print_reliability, seen_words
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.scan import scan
 from m3ae_core.cli.selftest import selftest
@@ -80,6 +80,7 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     figure = save_figure(output / f"{files.name}-m3ae.png", case, bundle, prediction, reference, BRATS_2023)
     print(f"case {files.name}: given {prediction.subset}; substituted {', '.join(prediction.subset.missing)}")
     print_dice(dice_by_region(prediction.labels, reference, BRATS_2023))
+    print(seen_words(bundle.card, files.name))
     print_reliability(prediction.provenance["reliability"])
     print("\n".join(f"wrote {printable(path)}" for path in (labels, sidecar, figure)))
     print(prediction.provenance["notice"])

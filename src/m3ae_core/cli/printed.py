@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from m3ae_core.card import unassessable_words
@@ -47,3 +48,12 @@ def _ranges(ranges: dict[str, dict[str, float]], form: str) -> str:
         f"{region} {r['estimate']:{form}} ({r['low']:{form}}-{r['high']:{form}})"
         for region, r in ranges.items()
     )
+
+
+def seen_words(card: Mapping[str, Any], case: str) -> str:
+    """Say what a model saw of a case before, as far as its card names cases."""
+    if case in card.get("training_cases", ()):
+        return "The model was trained on this case."
+    if case in card.get("validation_cases", ()):
+        return "The model was not trained on this case, but the case had a say in the choice of the recipe."
+    return "Whether the model was trained on this case, its card does not tell."
