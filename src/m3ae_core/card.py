@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from m3ae_core.errors import BundleError
 from m3ae_core.modalities import Subset
 from m3ae_core.seal import record_is_whole
 
+if TYPE_CHECKING:  # so that `m3ae --help` need not wait for it
+    from pydantic import BaseModel
+
+Entry = TypeVar("Entry", bound="BaseModel")
 FORMAT = 1
 
 #: Least Dice for each word, best first; below the last a region is called unreliable.
@@ -60,6 +64,31 @@ def read_card(folder: Path) -> dict[str, Any]:
 def grade(dice: float) -> str:
     """Return one word for the lower end of what Dice is to be expected: good, fair, poor or unreliable."""
     return next((word for least, word in GRADES if dice >= least), "unreliable")
+
+
+def card_entry(card: Mapping[str, Any], key: str, kind: type[Entry], words: tuple[str, str]) -> Entry | None:
+    """Return what a card holds under `key`; None if that is nothing.
+
+    `words` say what it is and which command makes it.
+
+    Raises
+    ------
+    BundleError
+        If it is damaged; the code is the key.
+    """
+    from pydantic import ValidationError
+
+    if card.get(key) is None:
+        return None
+    try:
+        return kind.model_validate(card[key])
+    except ValidationError as error:
+        name, command = words
+        raise BundleError(
+            f"The {name} on the model's card is damaged.",
+            f"Run `{command}` again, or copy the bundle again.",
+            code=key,
+        ) from error
 
 
 def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...]:

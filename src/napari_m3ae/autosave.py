@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from napari_m3ae.session import Session
 
 EDITED, MODEL = "-edited.nii.gz", "-model.nii.gz"
-#: What a record says of the process that wrote it, of the voxels of both label maps, and of the result besides case
-#: and time.
+#: What a record says of the voxels of the model's own labels, of the process that wrote it, and of the result besides
+#: case and time.
 HASH = "model_sha256"
 OWNER = ("host", "pid", "started")
 CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "provenance")
@@ -323,7 +323,7 @@ def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> 
     from m3ae_core.inference.predictor import Prediction
 
     affine = np.array(content["affine"], float)
-    if affine.shape != (4, 4) or not isinstance(content["provenance"], dict):
+    if affine.shape != (4, 4):
         raise ValueError
     return Prediction(
         labels=labels.astype(np.uint8),

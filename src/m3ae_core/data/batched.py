@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations_with_replacement
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-#: Largest turn about each axis (radians), largest zoom, and how often each happens.
+from m3ae_core.data.scanner import OWN, TERMS, polynomials
+
+#: Largest turn about each axis (radians) and largest zoom, and how often each happens. Heads on a template differ less,
+#: and cases are fewer, than nnU-Net expects (30 degrees, 1.4, 0.2).
 TURN, ZOOM, PROBABILITY = math.radians(15), 1.25, 0.5
-#: Deviation of the bias field's coefficients, shared by all sequences and of each alone; the thickest slices in voxels.
-BIAS, OWN_BIAS, THICKEST = 0.15, 0.1, 3.0
-#: Powers of x, y and z in a polynomial of the second order, the constant left out.
-TERMS = tuple(pair for order in (1, 2) for pair in combinations_with_replacement(range(3), order))
+#: Deviation of the bias field's coefficients that all sequences share, and the thickest slices in voxels.
+BIAS, THICKEST = 0.15, 3.0
 
 
 def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -67,11 +67,10 @@ def cut(x: Tensor, starts: Tensor, size: Sequence[int], matrices: Tensor) -> Ten
 def bias_field(generator: Generator, x: Tensor) -> Tensor:
     """Draw fields (B, N, D, H, W) to multiply intensities with: exponentials of polynomials of the second order."""
     batch, modalities, *shape = x.shape
-    axes = torch.meshgrid(*(torch.linspace(-1, 1, side, device=x.device) for side in shape), indexing="ij")
-    basis = torch.stack([torch.stack([axes[axis] for axis in term]).prod(0) for term in TERMS])
+    basis = polynomials(shape, x.device)
     size = (batch, modalities, len(TERMS))
     shared = BIAS * torch.randn(size[0], 1, size[2], generator=generator, device=x.device)
-    own = OWN_BIAS * torch.randn(size, generator=generator, device=x.device)
+    own = OWN * BIAS * torch.randn(size, generator=generator, device=x.device)
     happens = sometimes(generator, PROBABILITY, torch.ones(batch, 1, 1, device=x.device), 0)
     return torch.einsum("bnt,tdhw->bndhw", (shared + own) * happens, basis).exp()
 

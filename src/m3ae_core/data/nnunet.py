@@ -18,10 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from m3ae_core.config import Shape
-
-#: Largest turn about each axis (radians) and largest zoom, and how often each happens. Heads on a template differ less,
-#: and cases are fewer, than nnU-Net expects (30 degrees, 1.4, 0.2).
-TURN, ZOOM, PROBABILITY = np.deg2rad(15), 1.25, 0.5
+from m3ae_core.data.batched import PROBABILITY, TURN, ZOOM
 
 
 def spatial_change(rng: np.random.Generator) -> npt.NDArray[np.float64]:

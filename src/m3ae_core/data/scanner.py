@@ -7,15 +7,18 @@ result is standardised again, as the changed image would have been.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m3ae_core.config import PreprocessConfig, ScannerConfig, Shape
+if TYPE_CHECKING:
+    from m3ae_core.config import PreprocessConfig, ScannerConfig, Shape
+
 
 #: Powers of x, y and z in a polynomial of the second order, the constant left out.
 TERMS = tuple(pair for order in (1, 2) for pair in combinations_with_replacement(range(3), order))
@@ -79,10 +82,7 @@ class Scanner(NamedTuple):
 
     def _field(self, shape: Shape, device: torch.device) -> Tensor:
         """Return the logarithm of the field (N, D, H, W)."""
-        axes = [torch.linspace(-1, 1, side, device=device) for side in shape]
-        grid = torch.meshgrid(*axes, indexing="ij")
-        basis = torch.stack([torch.stack([grid[axis] for axis in term]).prod(0) for term in TERMS])
-        logarithm: Tensor = torch.tensordot(self.bias.to(device), basis, 1)
+        logarithm: Tensor = torch.tensordot(self.bias.to(device), polynomials(shape, device), 1)
         return logarithm
 
     def _thickened(self, image: Tensor) -> Tensor:
@@ -97,6 +97,13 @@ class Scanner(NamedTuple):
             thick = F.interpolate(thin, size=size, mode="area")
             shown.append(F.interpolate(thick, size=tuple(channel.shape), mode="trilinear")[0, 0])
         return torch.stack(shown)
+
+
+def polynomials(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return :data:`TERMS` (9, D, H, W) over an image, on coordinates from -1 to 1."""
+    axes = [torch.linspace(-1, 1, side, device=device) for side in shape]
+    grid = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([torch.stack([grid[axis] for axis in term]).prod(0) for term in TERMS])
 
 
 def _restandardised(values: Tensor, preprocess: PreprocessConfig) -> Tensor:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from m3ae_core.bundle import Bundle
+from m3ae_core.card import card_entry
 from m3ae_core.data.preprocess import StandardCase
-from m3ae_core.errors import BundleError
 from m3ae_core.inference.contrast import FloatArray, Pair, Signs, compare, exchanged
 
 #: The key of a card.
@@ -77,16 +77,7 @@ class MixupRule(_Frozen):
         BundleError
             If it is damaged.
         """
-        if card.get(KEY) is None:
-            return None
-        try:
-            return cls.model_validate(card[KEY])
-        except ValidationError as error:
-            raise BundleError(
-                "The mix-up rule on the model's card is damaged.",
-                "Run `m3ae calibrate --mixup` again, or copy the bundle again.",
-                code="mixup",
-            ) from error
+        return card_entry(card, KEY, cls, ("mix-up rule", "m3ae calibrate --mixup"))
 
     @property
     def is_trusted(self) -> bool:

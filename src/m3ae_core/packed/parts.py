@@ -6,7 +6,6 @@ one bit a voxel. Both are compressed. ``index.json`` lists the parts with their 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from m3ae_core.errors import InputError
+from m3ae_core.files import sha256
 
 INDEX, FORMAT = "index.json", 1
 
@@ -122,7 +122,7 @@ def read_parts(folder: Path) -> list[PackedCase]:
     cases: list[PackedCase] = []
     for part in index["parts"]:
         path = folder / part["file"]
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != part["sha256"]:
+        if not path.is_file() or sha256(path) != part["sha256"]:
             problem = "This part is missing, or is not the one that was packed."
             raise InputError(problem, "Copy it again.", path=path, code="hash")
         with safe_open(str(path), "pt") as tensors:

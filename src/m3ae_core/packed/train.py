@@ -8,7 +8,6 @@ bfloat16, the substitute in half precision, so that a resumed run goes on from r
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from m3ae_core.model.heads import ReconstructionHead, ScaledLogits, Segmentation
 from m3ae_core.model.substitute import SubstituteImage, fill
 from m3ae_core.model.unet import ResidualUNet
 from m3ae_core.packed.parts import PackedCase, read_index, read_parts, settings
+from m3ae_core.training.schedule import cosine
 
 #: No file that is left behind is larger, in bytes.
 FILE_SIZE = 15_000_000
@@ -79,6 +79,7 @@ class PackedRun:
     average: Network = field(init=False)
     substitute: SubstituteImage = field(init=False)
     optimizer: torch.optim.Adam = field(init=False)
+    rates: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         model, config = self.recipe.model, self.config
@@ -97,6 +98,7 @@ class PackedRun:
         if self.stage == 1:
             rate = self.recipe.pretrain.substitute.learning_rate
             groups.append({"params": list(self.substitute.parameters()), "lr": rate})
+        self.rates = [group["lr"] for group in groups]
         self.optimizer = torch.optim.Adam(groups, weight_decay=config.weight_decay)
         if self.stage == 2:
             self.cases = [case for case in self.cases if len(case.regions)]
@@ -108,8 +110,8 @@ class PackedRun:
 
     def step(self, share: float) -> dict[str, float]:
         """Take the next step, `share` of the time being over; return its loss terms."""
-        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * cosine(share)
         rng = np.random.default_rng([self.config.seed, self.stage, self.steps])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
         chosen = [self.cases[n] for n in rng.choice(len(self.cases), self.config.batch_size)]
@@ -127,9 +129,6 @@ class PackedRun:
             for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
         return {name: float(term.detach()) for name, term in terms.items()}
-
-    def _rates(self) -> list[float]:
-        return [self.config.learning_rate, self.recipe.pretrain.substitute.learning_rate][: 3 - self.stage]
 
     def _crops(
         self, cases: list[PackedCase], rng: np.random.Generator, generator: torch.Generator, *, vary: bool
@@ -202,8 +201,7 @@ class PackedRun:
         half = {f"average.{name}": value.bfloat16() for name, value in self.average.state_dict().items()}
         half |= {f"weights.{name}": value.bfloat16() for name, value in self.network.state_dict().items()}
         half["substitute"] = self.substitute.image.detach().half()
-        names = [name for name, _ in self.network.named_parameters()]
-        for name, parameter in zip(names, self.network.parameters(), strict=True):
+        for name, parameter in self.network.named_parameters():
             for moment in ("exp_avg", "exp_avg_sq"):
                 if parameter in self.optimizer.state:
                     half[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].bfloat16()

@@ -11,11 +11,17 @@ from torch import Tensor
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import ModelConfig, PretrainConfig, Recipe
 from m3ae_core.events import Event, Inverted, Saved
-from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE
-from m3ae_core.training.stages import Plan, cached_cases, pretrained_bundle, record_run, run_folder
+from m3ae_core.training.stages import (
+    Plan,
+    cached_cases,
+    pretrained_bundle,
+    record_run,
+    run_folder,
+    run_identity,
+)
 from m3ae_core.training.tasks import InversionTask, PretrainDraw
 
 #: What was measured with the former substitute, and does not hold with another one.
@@ -46,11 +52,7 @@ def invert(plan: Plan, pretrained: Path) -> Iterator[Event]:
     fabric = launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
-        identity = ""
-        if fabric.is_global_zero:
-            identity = keep_identity(
-                plan.folder, cached, pretrained=start.fingerprint, settings=plan.settings("pretrain")
-            )
+        identity = run_identity(plan, "pretrain", fabric, cached, pretrained=start.fingerprint)
         torch.manual_seed(config.seed)
         assert start.autoencoder is not None  # noqa: S101  pretrained_bundle() has seen to it
         task = InversionTask(start.autoencoder, recipe.model, config, start.substitute)

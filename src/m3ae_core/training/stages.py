@@ -109,9 +109,7 @@ def pretrain(plan: Plan) -> Iterator[Event]:
     recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
     with run_folder(plan, "pretrain", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
-        identity = ""
-        if fabric.is_global_zero:
-            identity = keep_identity(plan.folder, cached, settings=plan.settings("pretrain"))
+        identity = run_identity(plan, "pretrain", fabric, cached)
         torch.manual_seed(config.seed)
         task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
         prepare(task.autoencoder, plan.hardware)
@@ -151,11 +149,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
     with run_folder(plan, "finetune", fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric)
         held_out = yield from cached_cases(validation, plan, fabric)
-        identity = ""
-        if fabric.is_global_zero:
-            identity = keep_identity(
-                plan.folder, cached, held_out, start.fingerprint, plan.settings("finetune")
-            )
+        identity = run_identity(plan, "finetune", fabric, cached, held_out, start.fingerprint)
         torch.manual_seed(config.seed)
         segmenter = starting_segmenter(recipe, start)
         checks = Validation(recipe.model, config, held_out, fabric)
@@ -187,6 +181,20 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
         epochs = yield from record_run(events, plan, fabric)
         if fabric.is_global_zero:
             yield Saved(str(keep(BUNDLE, {"epoch": epochs})), epochs)
+
+
+def run_identity(
+    plan: Plan,
+    stage: Literal["pretrain", "finetune"],
+    fabric: Fabric,
+    cases: Sequence[CachedCase],
+    validation: Sequence[CachedCase] = (),
+    pretrained: str | None = None,
+) -> str:
+    """Do what :func:`keep_identity` does in the first process, which alone writes checkpoints; the others have none."""
+    if not fabric.is_global_zero:
+        return ""
+    return keep_identity(plan.folder, cases, validation, pretrained, plan.settings(stage))
 
 
 def starting_segmenter(recipe: Recipe, start: Bundle) -> Segmenter:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from m3ae_core.errors import BundleError
+from m3ae_core.card import card_entry
 from m3ae_core.modalities import Subset
 from m3ae_core.trust.enhancement import Enhancement
 from m3ae_core.trust.evidence import Evidence
@@ -106,16 +106,7 @@ class Calibration(_Frozen):
         BundleError
             If it is damaged.
         """
-        if card.get(KEY) is None:
-            return None
-        try:
-            return cls.model_validate(card[KEY])
-        except ValidationError as error:
-            raise BundleError(
-                "The calibration on the model's card is damaged.",
-                "Run `m3ae calibrate` again, or copy the bundle again.",
-                code="calibration",
-            ) from error
+        return card_entry(card, KEY, cls, ("calibration", "m3ae calibrate"))
 
     def of_subset(self, subset: Subset) -> dict[str, Fit]:
         """Return the fit of each region with these sequences; empty if they took no part."""
