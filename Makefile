@@ -18,7 +18,7 @@ test-heavy:     ## the long suites: fuzzing, kills, whole training runs
 	@scripts/test -m heavy
 
 test-reliability:  ## the figures of docs/reliability.md, tried as often as it says (hours)
-	@scripts/test -m "" --long --figures docs/reliability.json tests/reliability tests/test_bad_bundles.py tests/data/test_bad_input.py
+	@scripts/test -m "" --long --figures docs/reliability.json tests/reliability tests/test_bad_bundles.py tests/io/test_bad_input.py
 
 test-mutation: setup  ## faults put into the modules that guard data: how many do the tests find? (half an hour)
 	$(BIN)/python -m pip install --quiet mutmut==3.8.1

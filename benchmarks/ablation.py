@@ -23,14 +23,14 @@ import tyro
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.config import Recipe, load_recipe, parse_recipe
-from m3ae_core.data.case import CaseFiles, find_cases
 from m3ae_core.data.dataset import cache_case
-from m3ae_core.data.schemes import schemes_of, weights_of
 from m3ae_core.files import write_json
 from m3ae_core.hardware import Hardware
+from m3ae_core.io.case import CaseFiles, find_cases
+from m3ae_core.io.folders.schemes import schemes_of, weights_of
 from m3ae_core.memory import keep_freed_memory
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.modalities import ModalitySet
-from m3ae_core.model.substitute import SubstituteImage
 from m3ae_core.regions import LabelScheme
 from m3ae_core.training.launch import launch
 from m3ae_core.training.stages import Plan, cache_folder, finetune, pretrain

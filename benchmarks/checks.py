@@ -17,16 +17,16 @@ from statistics import median
 import tyro
 
 from m3ae_core.bundle import load_bundle
-from m3ae_core.data.background import without_background
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_case, read_case
-from m3ae_core.data.naming import names_disagree
-from m3ae_core.data.nifti import parse_header
-from m3ae_core.data.patients import find_two_patients
-from m3ae_core.data.together import _correlation
-from m3ae_core.data.volume import voxel_sha256
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.inference.unprepared import find_unprepared
+from m3ae_core.io.background import without_background
+from m3ae_core.io.case import find_case, read_case
+from m3ae_core.io.folders.naming import names_disagree
+from m3ae_core.io.nifti import parse_header
+from m3ae_core.io.patients import find_two_patients
+from m3ae_core.io.together import _correlation
+from m3ae_core.io.volume import voxel_sha256
 from m3ae_core.measure import voxel_ml
 from m3ae_core.trust.judge import brain_of, judge
 

@@ -21,20 +21,19 @@ from torch import Tensor, nn
 from m3ae_core.bundle import load_bundle
 from m3ae_core.config import InferenceConfig, ModelConfig, load_recipe
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_case, find_cases, read_case, read_case_labels
 from m3ae_core.data.preprocess import standardise
-from m3ae_core.data.volume import write_labels
 from m3ae_core.evaluation.metrics import overlap
 from m3ae_core.inference.cohort import Cohort
 from m3ae_core.inference.predictor import Predictor, save_prediction
 from m3ae_core.inference.whatif import SubsetDone, sweep
+from m3ae_core.io.case import find_case, find_cases, read_case, read_case_labels
+from m3ae_core.io.volume import write_labels
 from m3ae_core.memory import freed_memory_kept
-from m3ae_core.model import slabs
-from m3ae_core.model.m3ae import Segmenter
-from m3ae_core.model.norm import GroupNorm
-from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.unet import ResidualUNet
-from m3ae_core.model.windows import Extent, fill_extent, whole_logits, window_starts
+from m3ae_core.methods.m3ae.networks import Segmenter
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
+from m3ae_core.nn.norm import GroupNorm
+from m3ae_core.nn.unet import ResidualUNet
+from m3ae_core.nn.windows import Extent, fill_extent, whole_logits, window_starts
 from m3ae_core.regions import BRATS_2023, encode
 
 Timed = Callable[[], Any]
@@ -176,15 +175,8 @@ def our_half_pass(folder: Path) -> Timed:
     return our_next_pass(folder)
 
 
-def our_pass_without_winograd(folder: Path) -> Timed:
-    """One pass with every multiplication of its convolutions."""
-    slabs.suit = lambda _: False
-    return whole_case(folder, ONE_PASS)
-
-
 def our_pass_without_allocator(folder: Path) -> Timed:
-    """That with glibc's own memory settings."""
-    slabs.suit = lambda _: False
+    """One pass with glibc's own memory settings."""
     return whole_case(folder, ONE_PASS, keep=False)
 
 
@@ -361,7 +353,6 @@ CONTENDERS: dict[str, Callable[[Path], Timed]] = {
         our_windows,
         plain_pass,
         our_pass_without_allocator,
-        our_pass_without_winograd,
         our_pass,
         our_next_pass,
         our_half_pass,

@@ -20,11 +20,11 @@ import tyro
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle, builtin_case
-from m3ae_core.data.case import find_case, find_cases, read_case
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import M3AEError
 from m3ae_core.inference.mixup import find_mixup
 from m3ae_core.inference.unprepared import find_unprepared
+from m3ae_core.io.case import find_case, find_cases, read_case
 
 Images = Mapping[str, nib.Nifti1Image]
 

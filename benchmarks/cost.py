@@ -39,9 +39,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from m3ae_core.config import Recipe, StageConfig, load_recipe
-from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
-from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
-from m3ae_core.model.substitute import SubstituteImage, fill
+from m3ae_core.methods.m3ae.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
+from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
 
 CASES = 199
 GPUS = 8

@@ -17,10 +17,10 @@ import tyro
 from m3ae_core.bundle import load_bundle
 from m3ae_core.config import Window
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_cases, read_case, read_case_labels
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.evaluation.metrics import dice_by_region
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases, read_case, read_case_labels
 from m3ae_core.regions import BRATS_2023
 
 

@@ -15,11 +15,11 @@ import tyro
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle, builtin_case
-from m3ae_core.data.case import Case, find_case, read_case, read_case_labels
-from m3ae_core.data.grid import Grid, resample
-from m3ae_core.data.volume import Volume
 from m3ae_core.evaluation.metrics import dice
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import Case, find_case, read_case, read_case_labels
+from m3ae_core.io.grid import Grid, resample
+from m3ae_core.io.volume import Volume
 from m3ae_core.regions import BRATS_2023, REGIONS, encode
 
 

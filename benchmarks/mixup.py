@@ -19,12 +19,12 @@ import tyro
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_cases, read_case
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.evaluation.mixup import rule_of
 from m3ae_core.inference.contrast import Signs, compare
 from m3ae_core.inference.mixup import LeftOut
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases, read_case
 
 ALIKE = "T1+T1c"  # the pair that looks most alike is reported apart
 

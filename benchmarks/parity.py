@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py
 
-The same weights, inputs and references as tests/model/test_parity.py, which holds them to 1e-4.
+The same weights, inputs and references as tests/nn/test_parity.py, which holds them to 1e-4.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from golden import OUTPUTS, REGIONS, SCALARS, X, draw, released_weights, sigmoid
-from m3ae_core import losses
 from m3ae_core.config import load_recipe
-from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
-from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.windows import Extent, whole_logits
-from m3ae_core.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
+from m3ae_core.methods.m3ae import losses
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
+from m3ae_core.methods.m3ae.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
+from m3ae_core.nn.windows import Extent, whole_logits
 
 
 def arrays(segmenter: Segmenter, autoencoder: MaskedAutoencoder, config) -> dict[str, torch.Tensor]:

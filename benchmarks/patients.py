@@ -21,10 +21,10 @@ import nibabel as nib
 import numpy as np
 import tyro
 
-from m3ae_core.data.case import CaseFiles, find_cases, read_case
-from m3ae_core.data.patients import find_two_patients, outline, outline_dice
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import CaseFiles, find_cases, read_case
+from m3ae_core.io.patients import find_two_patients, outline, outline_dice
+from m3ae_core.io.volume import Volume
 
 Volumes = Mapping[str, Volume]
 

@@ -19,12 +19,12 @@ import torch
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_cases
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.events import CaseFailed
 from m3ae_core.inference.cohort import Cohort
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases
+from m3ae_core.io.volume import read_labels, write_labels
 
 Change = Callable[[Path], None]
 

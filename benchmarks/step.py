@@ -30,11 +30,11 @@ def steps(variant: Variant, size: int, threads: int, count: int) -> Iterator[flo
     from torch import nn
 
     from m3ae_core.config import load_recipe
-    from m3ae_core.losses import finetuning_loss
     from m3ae_core.memory import keep_freed_memory
-    from m3ae_core.model.m3ae import Segmenter
-    from m3ae_core.model.norm import GroupNorm
-    from m3ae_core.model.unet import ResidualUNet
+    from m3ae_core.methods.m3ae.losses import finetuning_loss
+    from m3ae_core.methods.m3ae.networks import Segmenter
+    from m3ae_core.nn.norm import GroupNorm
+    from m3ae_core.nn.unet import ResidualUNet
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

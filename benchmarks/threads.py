@@ -16,8 +16,8 @@ import tyro
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle, builtin_case
-from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import CaseFiles, find_case, read_case
 
 THREADS = (1, 2, 4)
 

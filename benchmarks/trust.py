@@ -27,10 +27,10 @@ from scipy.stats import spearmanr
 from m3ae_core.bundle import load_bundle
 from m3ae_core.card import grade
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_cases
 from m3ae_core.evaluation.calibrate import measure_case
 from m3ae_core.files import atomic_write, make_folder
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases
 from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import scheme_named
 from m3ae_core.trust.calibration import Calibration

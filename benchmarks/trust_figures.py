@@ -11,8 +11,8 @@ import numpy as np
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.card import grade
-from m3ae_core.data.case import find_cases, read_case, read_case_labels
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases, read_case, read_case_labels
 from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import REGIONS, encode, scheme_named
 from trust import Word, collection

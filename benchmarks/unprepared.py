@@ -19,10 +19,10 @@ import numpy.typing as npt
 import tyro
 from scipy import ndimage
 
-from m3ae_core.data.affine import spacing_of
-from m3ae_core.data.case import Case, find_cases, read_case
-from m3ae_core.data.volume import Volume
 from m3ae_core.inference.unprepared import find_unprepared
+from m3ae_core.io.affine import spacing_of
+from m3ae_core.io.case import Case, find_cases, read_case
+from m3ae_core.io.volume import Volume
 
 Counts = dict[str, list[bool]]
 FloatArray = npt.NDArray[np.float32]

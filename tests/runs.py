@@ -23,7 +23,7 @@ import torch
 from m3ae_core.config import parse_recipe
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.files import sha256
-from m3ae_core.model.weights import load_pickle
+from m3ae_core.io.weights import load_pickle
 from tiny import recipe_toml
 
 STAGES = ("pretrain", "finetune")

@@ -24,8 +24,8 @@ from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.card import read_card
 from m3ae_core.errors import BundleError
 from m3ae_core.files import sha256
-from m3ae_core.model.weights import load_pickle, load_tensors
-from m3ae_core.official import import_official
+from m3ae_core.io.weights import load_pickle, load_tensors
+from m3ae_core.methods.m3ae.official import import_official
 from m3ae_core.seal import sealed
 from published import Figures
 from refused import GOAL, PROPERTY

@@ -18,7 +18,7 @@ POOLING = """
     import torch.nn.functional as F
     from torch import nn
 
-    from m3ae_core.model.unet import Features
+    from m3ae_core.nn.unet import Features
     from m3ae_core.plugins import hook_implementation
 
 
@@ -86,10 +86,10 @@ def test_an_outside_backbone_segments_from_a_bundle(tmp_path: Path) -> None:
         import torch
         from m3ae_core.bundle import Bundle, load_bundle, save_bundle
         from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig
-        from m3ae_core.data.case import read_case
+        from m3ae_core.io.case import read_case
         from m3ae_core.data.phantom import AFFINE, write_phantom
         from m3ae_core.inference.predictor import Predictor
-        from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+        from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
         from m3ae_core.plugins import plugin_errors
         from pathlib import Path
 

@@ -18,10 +18,10 @@ import torch
 
 from m3ae_core.card import read_card
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.events import Progress
 from m3ae_core.files import sha256
+from m3ae_core.io.sidecar import sidecar_of
+from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.seal import sealed

@@ -13,7 +13,7 @@ from m3ae_core.config import Recipe, parse_recipe
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.preprocess import Box
-from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 
 RECIPE: Recipe = parse_recipe(
     {

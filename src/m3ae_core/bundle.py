@@ -26,8 +26,8 @@ from m3ae_core.card import FORMAT, read_card
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.files import make_folder, sha256, write_json
-from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
-from m3ae_core.model.weights import load_state, load_tensors, require_fit, save_tensors
+from m3ae_core.io.weights import load_state, load_tensors, require_fit, save_tensors
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.seal import sealed
 
 WEIGHTS, SUBSTITUTE = "weights.safetensors", "substitute.safetensors"

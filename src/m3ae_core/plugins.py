@@ -12,7 +12,7 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     def m3ae_models():
         return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
 
-A backbone maps (B, N, D, H, W) to :class:`m3ae_core.model.unet.Features` and has `widths`, the channels of its four
+A backbone maps (B, N, D, H, W) to :class:`m3ae_core.nn.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
 can be replaced; a plugin that raises or answers with anything but a dictionary is reported, and does not break the
 others.

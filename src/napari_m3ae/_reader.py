@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3ae_core.data.case import CaseFiles, find_case, read_case, read_case_labels
-from m3ae_core.data.matching import sort_files
-from m3ae_core.data.sidecar import saved_scheme
-from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError
+from m3ae_core.io.case import CaseFiles, find_case, read_case, read_case_labels
+from m3ae_core.io.folders.matching import sort_files
+from m3ae_core.io.sidecar import saved_scheme
+from m3ae_core.io.volume import Volume, read_labels, read_volume
 from m3ae_core.regions import LabelScheme, detect_scheme
 from napari_m3ae import layers
 from napari_m3ae.view import face_patient

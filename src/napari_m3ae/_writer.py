@@ -9,8 +9,8 @@ import numpy.typing as npt
 from napari import current_viewer
 from napari.layers import Labels
 
-from m3ae_core.data.volume import write_labels
 from m3ae_core.files import refuse_overwriting
+from m3ae_core.io.volume import write_labels
 from napari_m3ae import layers
 
 

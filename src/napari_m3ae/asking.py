@@ -13,10 +13,10 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.recognition import recognise
 from m3ae_core.errors import InputError
 from m3ae_core.files import make_folder, sha256, write_json
+from m3ae_core.io.case import CaseFiles
+from m3ae_core.io.folders.recognition import recognise
 from m3ae_core.modalities import BRATS
 
 #: The answer that a file is none of the sequences.

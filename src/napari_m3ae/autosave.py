@@ -24,10 +24,10 @@ import psutil  # type: ignore[import-untyped]
 from napari.utils.notifications import show_error, show_warning
 from platformdirs import user_state_path
 
-from m3ae_core.data.case import Case
-from m3ae_core.data.volume import read_labels, voxel_sha256, write_labels
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import read_labels, voxel_sha256, write_labels
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import scheme_named
 from m3ae_core.seal import record_is_whole, sealed

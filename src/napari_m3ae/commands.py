@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3ae_core.data.orientation import SWAPPED
 from m3ae_core.errors import InputError
+from m3ae_core.io.orientation import SWAPPED
 from napari_m3ae import layers
 from napari_m3ae.state import BUILTIN
 
@@ -69,10 +69,10 @@ def as_python(session: Session) -> str:
     oriented = f", orientation={SWAPPED!r}" if _swapped(session) else ""
     imports = {
         "m3ae_core.bundle": "load_bundle",
-        "m3ae_core.data.align": "to_one_grid" if moved else "",
+        "m3ae_core.io.align": "to_one_grid" if moved else "",
         "m3ae_core.data.builtin": "builtin_bundle" if builtin else "",
-        "m3ae_core.data.case": "Case" if moved else "CaseFiles, read_case",
-        "m3ae_core.data.volume": "read_volume" if moved else "",
+        "m3ae_core.io.case": "Case" if moved else "CaseFiles, read_case",
+        "m3ae_core.io.volume": "read_volume" if moved else "",
         "m3ae_core.inference.predictor": "Predictor, save_prediction",
         "m3ae_core.modalities": "BRATS" if moved else "",
     }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
 
-    from m3ae_core.data.volume import Volume
+    from m3ae_core.io.volume import Volume
     from napari_m3ae.session import Session
 
 #: Keys that no layer and no viewer of napari uses.

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from m3ae_core.data.grid import Grid
 from m3ae_core.events import Progress
+from m3ae_core.io.grid import Grid
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
-    from m3ae_core.inference.reconstruction import Reconstruction
+    from m3ae_core.methods.m3ae.reconstruction import Reconstruction
     from napari_m3ae.session import Chosen, Session
 
 #: Marks the name of every layer that shows what no scanner made.
@@ -67,13 +67,13 @@ class Explorer:
     def reconstruct(self, dropped: Collection[str], ratio: float | None, seed: int, shown: str) -> None:
         """Mask the chosen case, let the model reconstruct it, and show the sequence `shown`.
 
-        See :func:`m3ae_core.inference.reconstruction.reconstruct`.
+        See :func:`m3ae_core.methods.m3ae.reconstruction.reconstruct`.
         """
         if (chosen := self.session.chosen_or_told()) is None:
             return
 
         def job() -> Generator[Any, None, None]:
-            from m3ae_core.inference.reconstruction import reconstruct
+            from m3ae_core.methods.m3ae.reconstruction import reconstruct
 
             yield Progress("loading the model", 0, 0)
             bundle = self.session.predictor().bundle

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import io_orientation
 
-from m3ae_core.data.affine import spacing_of, tells_nothing
-from m3ae_core.data.matching import sort_files
-from m3ae_core.data.orientation import SWAPPED, oriented, was_told
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.affine import spacing_of, tells_nothing
+from m3ae_core.io.folders.matching import sort_files
+from m3ae_core.io.orientation import SWAPPED, oriented, was_told
+from m3ae_core.io.volume import Volume
 from m3ae_core.regions import ALL_COLOURS, SCHEMES, LabelScheme
 from m3ae_core.report.canvas import grey_range
 

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from napari.utils.notifications import show_error, show_warning
 
-from m3ae_core.data.align import on_other_grid, require_overlap
 from m3ae_core.data.builtin import builtin_case
-from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.layouts import sort_case
-from m3ae_core.data.matching import sort_files
-from m3ae_core.data.naming import names_disagree
-from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
+from m3ae_core.io.align import on_other_grid, require_overlap
+from m3ae_core.io.case import CaseFiles
+from m3ae_core.io.folders.layouts import sort_case
+from m3ae_core.io.folders.matching import sort_files
+from m3ae_core.io.folders.naming import names_disagree
+from m3ae_core.io.volume import Volume, read_labels, read_volume
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from napari_m3ae import layers

@@ -17,14 +17,14 @@ from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
 
 from m3ae_core.card import expected_words, read_card
-from m3ae_core.data.align import to_one_grid
-from m3ae_core.data.case import Case
-from m3ae_core.data.grid import Grid
-from m3ae_core.data.naming import names_disagree
-from m3ae_core.data.patients import find_two_patients
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.files import refuse_overwriting
+from m3ae_core.io.align import to_one_grid
+from m3ae_core.io.case import Case
+from m3ae_core.io.folders.naming import names_disagree
+from m3ae_core.io.grid import Grid
+from m3ae_core.io.patients import find_two_patients
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.plugins import models
 from napari_m3ae import layers
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
-    from m3ae_core.data.volume import Volume
     from m3ae_core.inference.predictor import Prediction, Predictor
+    from m3ae_core.io.volume import Volume
     from m3ae_core.regions import LabelScheme
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 
 from m3ae_core.card import read_card
 from m3ae_core.config import load_recipe
-from m3ae_core.data.case import find_cases
 from m3ae_core.errors import ConfigError, OutputError
 from m3ae_core.files import write_json
+from m3ae_core.io.case import find_cases
 from m3ae_core.training.record import LOCK
 from napari_m3ae.runs import CONSOLE, PROCESS, Run
 
@@ -73,12 +73,12 @@ class Training:
             given += [f"Path({str(self.pretrained)!r})", "validation"]
             found = f"find_cases({str(self.validation)!r}, recipe.model.modality_set)"
             held_out = f"    validation = {found if self.validation is not None else '()'}\n"
-            imported = "from m3ae_core.data.schemes import schemes_of\n"
+            imported = "from m3ae_core.io.folders.schemes import schemes_of\n"
             schemes = f", schemes=schemes_of((*cases, *validation), [{self.scheme!r}])"
         return (
             "from pathlib import Path\n\n"
             "from m3ae_core.config import load_recipe\n"
-            "from m3ae_core.data.case import find_cases\n"
+            "from m3ae_core.io.case import find_cases\n"
             f"{imported}from m3ae_core.training.stages import Plan, {self.stage}\n\n"
             'if __name__ == "__main__":  # processes that prepare samples import this file\n'
             f"    recipe = load_recipe({self.recipe!r})\n"

@@ -20,9 +20,9 @@ from m3ae_core.regions import BRATS_2023
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
-    from m3ae_core.data.case import Case
     from m3ae_core.inference.predictor import Prediction
     from m3ae_core.inference.whatif import Difference
+    from m3ae_core.io.case import Case
     from m3ae_core.modalities import Subset
     from napari_m3ae.jobs import Events
     from napari_m3ae.session import Chosen, Session

@@ -18,9 +18,9 @@ from m3ae_core.cli.printed import seen_words
 from m3ae_core.cli.progress import follow
 from m3ae_core.cli.training import chosen_cases
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.volume import read_labels
 from m3ae_core.events import CaseSegmented
 from m3ae_core.inference.summary import read_summary
+from m3ae_core.io.volume import read_labels
 from m3ae_core.modalities import ModalitySet
 from tiny import RECIPE, random_bundle, recipe_toml
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from m3ae_core.cli import main
-from m3ae_core.data.case import find_cases, scan_cases
 from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.io.case import find_cases, scan_cases
 
 
 def run(*arguments: object) -> int:

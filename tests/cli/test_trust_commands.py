@@ -8,10 +8,10 @@ import pytest
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.cli import main
-from m3ae_core.data.case import read_case
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.volume import read_volume
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import read_case
+from m3ae_core.io.volume import read_volume
 from tiny import random_bundle
 
 

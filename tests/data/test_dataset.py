@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 
 from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig, PretrainConfig
 from m3ae_core.data import dataset
-from m3ae_core.data.case import CaseFiles, read_case
 from m3ae_core.data.dataset import Crop, Samples, cache_case, crop, onto_foreground, random_start
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.data.preprocess import brain_box, standardise
-from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import CaseFiles, read_case
+from m3ae_core.io.volume import write_labels
 from m3ae_core.regions import BRATS_2023, MSD, encode
 from tiny import cached
 

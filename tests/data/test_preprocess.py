@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from m3ae_core.config import GridConfig, ModelConfig, PreprocessConfig
-from m3ae_core.data.case import Case
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.data.preprocess import StandardCase, brain_box, normalise, standardise
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 
 NONZERO, POSITIVE = PreprocessConfig(), PreprocessConfig(foreground="positive")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from m3ae_core.data import splits
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.protocols import PROTOCOLS, list_md5
 from m3ae_core.data.splits import (
     Split,
@@ -20,6 +19,7 @@ from m3ae_core.data.splits import (
     write_split,
 )
 from m3ae_core.errors import ConfigError, InputError, M3AEError, OutputError
+from m3ae_core.io.case import CaseFiles
 
 CASES = tuple(CaseFiles(name, {}, None) for name in ("Brats18_1", "Brats18_10", "Brats18_2"))
 

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
-from m3ae_core.data.case import Case, find_cases, read_case, read_case_labels
-from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.benchmark import mean_dice, run
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, RFNET_PP500
@@ -24,6 +22,8 @@ from m3ae_core.evaluation.store import load_results, measurement_file, slices_fi
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import Case, find_cases, read_case, read_case_labels
+from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
 from tiny import RECIPE, random_bundle, write_cases

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3ae_core.data.volume import write_labels
 from m3ae_core.errors import ConfigError, InputError
 from m3ae_core.evaluation.metrics import compare_files, dice, dice_by_region, hd95_mm, overlap
+from m3ae_core.io.volume import write_labels
 from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])

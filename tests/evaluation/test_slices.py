@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from m3ae_core.data.case import Case
-from m3ae_core.data.volume import Volume
 from m3ae_core.evaluation.slices import cut, read_slices, to_axial, write_slices
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 
 

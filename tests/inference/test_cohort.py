@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.data.case import find_cases, read_case, scan_cases
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import read_labels, read_volume, write_image, write_labels
 from m3ae_core.errors import InputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.cohort import Cohort, _read_ahead
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import find_cases, read_case, scan_cases
+from m3ae_core.io.sidecar import sidecar_of
+from m3ae_core.io.volume import read_labels, read_volume, write_image, write_labels
 from m3ae_core.regions import BRATS_2021, BRATS_2023
 from m3ae_core.seal import record_is_whole, sealed
 from tiny import random_bundle, write_cases

@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from m3ae_core.data.grid import Grid, Placement
 from m3ae_core.data.preprocess import StandardCase, brain_box
 from m3ae_core.inference.contrast import compare, exchanged
+from m3ae_core.io.grid import Grid, Placement
 from m3ae_core.modalities import BRATS
 
 SIDE = 40

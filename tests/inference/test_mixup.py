@@ -8,11 +8,11 @@ import pytest
 
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle, builtin_case
-from m3ae_core.data.case import read_case
 from m3ae_core.data.preprocess import StandardCase, standardise
 from m3ae_core.errors import BundleError
 from m3ae_core.inference.contrast import exchanged
 from m3ae_core.inference.mixup import DOUBT, KEY, LeftOut, MixupRule, PairRule, find_mixup
+from m3ae_core.io.case import read_case
 from m3ae_core.modalities import BRATS
 
 PAIRS = list(combinations(BRATS.names, 2))

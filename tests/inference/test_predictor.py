@@ -10,12 +10,8 @@ import torch
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.data import preprocess
-from m3ae_core.data.case import Case
-from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.data.sidecar import saved_scheme, sidecar_of
-from m3ae_core.data.volume import Volume, read_labels, write_labels
 from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
 from m3ae_core.evaluation.metrics import compare_files
 from m3ae_core.events import Progress
@@ -23,8 +19,12 @@ from m3ae_core.inference import device as devices
 from m3ae_core.inference import predictor as predictors
 from m3ae_core.inference.device import cpu_has_bfloat16
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
+from m3ae_core.io.case import Case
+from m3ae_core.io.grid import Grid, resample
+from m3ae_core.io.sidecar import saved_scheme, sidecar_of
+from m3ae_core.io.volume import Volume, read_labels, write_labels
 from m3ae_core.modalities import BRATS
-from m3ae_core.model.windows import Extent, fill_extent
+from m3ae_core.nn.windows import Extent, fill_extent
 from m3ae_core.regions import BRATS_2021, BRATS_2023, REGIONS, encode
 from tiny import RECIPE, random_bundle
 

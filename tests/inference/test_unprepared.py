@@ -7,11 +7,11 @@ import pytest
 from scipy import ndimage
 
 from m3ae_core.data.builtin import builtin_case
-from m3ae_core.data.case import Case, read_case
-from m3ae_core.data.naming import names_disagree
 from m3ae_core.data.phantom import AFFINE, phantom
-from m3ae_core.data.volume import Volume
 from m3ae_core.inference.unprepared import corner_share, find_unprepared, rim_contrast
+from m3ae_core.io.case import Case, read_case
+from m3ae_core.io.folders.naming import names_disagree
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 
 

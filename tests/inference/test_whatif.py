@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.phantom import AFFINE, phantom
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.metrics import dice_by_region
 from m3ae_core.events import Progress
@@ -24,6 +22,8 @@ from m3ae_core.inference.whatif import (
     difference_map,
     sweep,
 )
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
 from m3ae_core.regions import BRATS_2021, BRATS_2023
 from tiny import RECIPE, random_bundle

@@ -11,10 +11,10 @@ import pytest
 from napari.components import ViewerModel
 from napari.utils.notifications import Notification, notification_manager
 
-from m3ae_core.data.case import Case, CaseFiles
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction
+from m3ae_core.io.case import Case, CaseFiles
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session

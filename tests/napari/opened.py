@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari.components import ViewerModel
 from napari.layers import Image
 
-from m3ae_core.data.case import CaseFiles
+from m3ae_core.io.case import CaseFiles
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QDialogButtonBox
 
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import CaseFiles
 from napari_m3ae import layers
 from napari_m3ae.asking import NOT_USED, Answers, Question, settle
 from napari_m3ae.opening import Opener

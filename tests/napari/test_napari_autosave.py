@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from opened import open_case
 
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.volume import read_labels, write_labels
+from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.seal import sealed
 from napari_m3ae import layers
 from napari_m3ae.autosave import Autosave

@@ -12,8 +12,8 @@ from napari.components import ViewerModel
 from m3ae_core.bundle import save_bundle
 from m3ae_core.cli import main
 from m3ae_core.data.phantom import AFFINE, write_phantom
-from m3ae_core.data.volume import read_labels, read_volume, write_image
 from m3ae_core.errors import InputError
+from m3ae_core.io.volume import read_labels, read_volume, write_image
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae.commands import as_command, as_python

@@ -12,8 +12,8 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from opened import open_case
 
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.phantom import write_phantom
+from m3ae_core.io.case import CaseFiles
 from napari_m3ae import layers
 from napari_m3ae.jobs import Events, OnEnd, OnEvent
 from napari_m3ae.session import Session

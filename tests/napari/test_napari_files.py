@@ -7,8 +7,8 @@ from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 
 from m3ae_core.data.phantom import AFFINE, write_phantom
-from m3ae_core.data.volume import read_labels, read_volume, write_labels
 from m3ae_core.errors import InputError
+from m3ae_core.io.volume import read_labels, read_volume, write_labels
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae._writer import write_labels_layer

@@ -6,8 +6,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.volume import Volume
 from m3ae_core.regions import BRATS_2021, BRATS_2023, COLOURS, ENHANCING, MSD
 from napari_m3ae import layers
 from napari_m3ae.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from napari.layers import Image, Labels
 
 from m3ae_core.data.phantom import AFFINE, write_phantom
-from m3ae_core.data.volume import read_labels, read_volume, write_image
+from m3ae_core.io.volume import read_labels, read_volume, write_image
 from napari_m3ae import layers, opening
 from napari_m3ae._reader import get_reader
 from napari_m3ae.opening import Opener

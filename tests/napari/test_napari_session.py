@@ -13,10 +13,10 @@ from napari.layers import Image, Labels
 from opened import open_case
 
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_case
 from m3ae_core.data.phantom import AFFINE, write_phantom
-from m3ae_core.data.volume import read_labels
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import find_case
+from m3ae_core.io.volume import read_labels
 from napari_m3ae import layers
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session

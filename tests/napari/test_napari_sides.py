@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from m3ae_core.data.volume import read_labels
+from m3ae_core.io.volume import read_labels
 from napari_m3ae import layers
 from napari_m3ae.commands import as_command, as_python
 from napari_m3ae.opening import Opener

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3ae_core.data.volume import read_labels
+from m3ae_core.io.volume import read_labels
 from napari_m3ae.jobs import ThreadRunner
 
 pytestmark = pytest.mark.viewer

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from m3ae_core.data import batched
-from m3ae_core.losses import finetuning_loss
-from m3ae_core.model.heads import ScaledLogits, SegmentationHeads
-from m3ae_core.model.substitute import SubstituteImage, smooth
-from m3ae_core.model.unet import ResidualUNet
+from m3ae_core.methods.m3ae.losses import finetuning_loss
+from m3ae_core.methods.m3ae.substitute import SubstituteImage, smooth
+from m3ae_core.nn.heads import ScaledLogits, SegmentationHeads
+from m3ae_core.nn.unet import ResidualUNet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -15,10 +15,10 @@ import torch
 from m3ae_core.bundle import load_bundle
 from m3ae_core.cli import main
 from m3ae_core.config import GridConfig, Recipe
-from m3ae_core.data.case import CaseFiles, read_case
 from m3ae_core.data.dataset import cache_case
 from m3ae_core.errors import InputError, OutputError
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import CaseFiles, read_case
 from m3ae_core.packed import train
 from m3ae_core.packed.pack import pack
 from m3ae_core.packed.parts import INDEX, quantise, read_parts, settings

@@ -20,9 +20,9 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.nifti1 import header_dtype as nifti1_fields
 from nibabel.nifti2 import header_dtype as nifti2_fields
 
-from m3ae_core.data.nifti import read_stream
-from m3ae_core.data.volume import Volume, read_labels, read_volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.nifti import read_stream
+from m3ae_core.io.volume import Volume, read_labels, read_volume
 
 SEED = 20_230_208
 #: Longest time for one execution, in seconds.

@@ -22,14 +22,14 @@ from test_rel_fuzz_models import mutated
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.card import read_card, reliability_words
 from m3ae_core.config import PretrainConfig
-from m3ae_core.data.case import find_case, read_case, read_case_labels
 from m3ae_core.data.dataset import CachedCase, cache_case
-from m3ae_core.data.manifest import read_manifest, write_manifest
 from m3ae_core.data.phantom import write_phantom
-from m3ae_core.data.sidecar import saved_scheme, sidecar_of
-from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import M3AEError
 from m3ae_core.inference.reuse import find_result
+from m3ae_core.io.case import find_case, read_case, read_case_labels
+from m3ae_core.io.folders.manifest import read_manifest, write_manifest
+from m3ae_core.io.sidecar import saved_scheme, sidecar_of
+from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.curves import save_curves
@@ -189,7 +189,7 @@ def make_run(folder: Path, number: int) -> None:
         "run": identity,
         "log": log_sha256(folder),
     }
-    from m3ae_core.model.weights import save_checkpoint
+    from m3ae_core.io.weights import save_checkpoint
 
     save_checkpoint(folder / CHECKPOINT, state)
 

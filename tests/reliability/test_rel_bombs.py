@@ -22,7 +22,7 @@ SECONDS, MEGABYTES = 0.5, 200
 MEASURE = """
 import json, re, sys, time
 from pathlib import Path
-from m3ae_core.data.volume import read_labels, read_volume
+from m3ae_core.io.volume import read_labels, read_volume
 from m3ae_core.errors import InputError
 read, code = {"volume": read_volume, "labels": read_labels}[sys.argv[1]], "read"
 started = time.perf_counter()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from damage import DAMAGES, damaged, flipped, truncated
 
-from m3ae_core.data import nifti, volume
 from m3ae_core.data.builtin import builtin_case
-from m3ae_core.data.volume import Volume, read_volume
 from m3ae_core.errors import InputError
+from m3ae_core.io import nifti, volume
+from m3ae_core.io.volume import Volume, read_volume
 from published import Figures, Trials
 
 SEED = 20_230_207

@@ -31,13 +31,9 @@ import torch
 
 from m3ae_core import __version__
 from m3ae_core.bundle import save_bundle
-from m3ae_core.data.case import Case
 from m3ae_core.data.dataset import cache_case
-from m3ae_core.data.manifest import write_manifest
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
-from m3ae_core.data.split4d import split_4d
 from m3ae_core.data.splits import Split, write_split
-from m3ae_core.data.volume import Volume, write_image, write_labels
 from m3ae_core.errors import OutputError
 from m3ae_core.evaluation.metrics import Overlap
 from m3ae_core.evaluation.results import Measurement, Model, Results, table_order
@@ -46,8 +42,12 @@ from m3ae_core.evaluation.store import slices_file, write_measurement
 from m3ae_core.files import append_text, write_array, write_json, write_text
 from m3ae_core.inference.predictor import Prediction, save_prediction
 from m3ae_core.inference.summary import Record, write_summary
+from m3ae_core.io.case import Case
+from m3ae_core.io.folders.manifest import write_manifest
+from m3ae_core.io.split4d import split_4d
+from m3ae_core.io.volume import Volume, write_image, write_labels
+from m3ae_core.io.weights import save_checkpoint, save_tensors
 from m3ae_core.modalities import BRATS
-from m3ae_core.model.weights import save_checkpoint, save_tensors
 from m3ae_core.packed.pack import pack
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.benchmark import write_report

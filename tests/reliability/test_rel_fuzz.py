@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from fuzzing import Read, Summary, fuzz, mutant, seeds
 
-from m3ae_core.data import volume
-from m3ae_core.data.volume import Volume, read_volume
 from m3ae_core.errors import InputError
+from m3ae_core.io import volume
+from m3ae_core.io.volume import Volume, read_volume
 from published import Figures, Trials
 
 PROPERTY = "fuzz executions (bytes and header-aware)"

@@ -19,10 +19,10 @@ from safetensors.torch import save
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.card import read_card, reliability_words
-from m3ae_core.data.sidecar import saved_scheme
 from m3ae_core.errors import BundleError
+from m3ae_core.io.sidecar import saved_scheme
+from m3ae_core.io.weights import load_pickle, load_tensors
 from m3ae_core.modalities import BRATS
-from m3ae_core.model.weights import load_pickle, load_tensors
 from m3ae_core.regions import SCHEMES
 from published import Figures, Trials
 from tiny import random_bundle

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from m3ae_core.config import SRI24_AFFINE
-from m3ae_core.data.grid import Grid, resample
-from m3ae_core.data.volume import Volume, read_labels, write_labels
+from m3ae_core.io.grid import Grid, resample
+from m3ae_core.io.volume import Volume, read_labels, write_labels
 from published import Figures, Trials
 
 SEED = 20_230_209

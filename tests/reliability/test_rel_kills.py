@@ -26,13 +26,13 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.data.sidecar import saved_scheme
-from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.evaluation.slices import Slices, read_slices, write_slices
 from m3ae_core.files import write_array, write_text
 from m3ae_core.inference.predictor import Prediction, save_prediction
+from m3ae_core.io.sidecar import saved_scheme
+from m3ae_core.io.volume import Volume, read_labels
+from m3ae_core.io.weights import load_pickle, save_checkpoint
 from m3ae_core.modalities import BRATS
-from m3ae_core.model.weights import load_pickle, save_checkpoint
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.curves import save_curves
 from tiny import random_bundle

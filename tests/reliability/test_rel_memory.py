@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from m3ae_core.bundle import load_bundle
 from m3ae_core.data.builtin import builtin_bundle
-from m3ae_core.data.case import find_case, read_case
+from m3ae_core.io.case import find_case, read_case
 from m3ae_core.errors import M3AEError
 from m3ae_core.inference.predictor import Predictor, save_prediction
 

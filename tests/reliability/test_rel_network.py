@@ -33,7 +33,7 @@ PREDICT = """
 from pathlib import Path
 from m3ae_core.bundle import load_bundle
 from m3ae_core.cli import main
-from m3ae_core.data.case import find_case, read_case
+from m3ae_core.io.case import find_case, read_case
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.report.case import write_case_report
 case, bundle, output = map(Path, sys.argv[1:])

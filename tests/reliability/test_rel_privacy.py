@@ -19,11 +19,11 @@ from nibabel.nifti1 import Nifti1Extension
 
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.cli import main
-from m3ae_core.data.case import Case, CaseFiles, find_case, read_case, read_case_labels
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.errors import M3AEError
 from m3ae_core.inference import predictor
 from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
+from m3ae_core.io.case import Case, CaseFiles, find_case, read_case, read_case_labels
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.case import write_case_report
 from napari_m3ae.autosave import Autosave

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from m3ae_core.data.phantom import AFFINE, phantom
-from m3ae_core.data.volume import Volume
 from m3ae_core.inference.predictor import Prediction
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae.settings import Settings

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.phantom import AFFINE, phantom
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.inference.predictor import Prediction
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.case import write_case_report

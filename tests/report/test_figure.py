@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.phantom import AFFINE, phantom
-from m3ae_core.data.volume import Volume
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023, COLOURS
 from m3ae_core.report.figure import colour_name, save_figure

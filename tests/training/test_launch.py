@@ -12,7 +12,7 @@ from torch import nn
 
 from m3ae_core.errors import ConfigError
 from m3ae_core.hardware import Hardware
-from m3ae_core.model.m3ae import MaskedAutoencoder
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder
 from m3ae_core.training.launch import launch, prepare
 from tiny import RECIPE
 

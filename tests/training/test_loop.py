@@ -19,7 +19,7 @@ from m3ae_core.config import PretrainConfig, StageConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
-from m3ae_core.model.weights import load_pickle
+from m3ae_core.io.weights import load_pickle
 from m3ae_core.training.loop import CHECKPOINT, Task, _batches, _loader, train
 from m3ae_core.training.schedule import Budget, cosine
 

@@ -12,7 +12,7 @@ import torch
 from m3ae_core.errors import BundleError, OutputError
 from m3ae_core.events import Resumed
 from m3ae_core.hardware import Hardware
-from m3ae_core.model.weights import load_pickle, save_checkpoint
+from m3ae_core.io.weights import load_pickle, save_checkpoint
 from m3ae_core.training import stages
 from m3ae_core.training.stages import Plan
 from tiny import RECIPE, write_cases

@@ -11,12 +11,12 @@ import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.config import ScannerConfig, parse_recipe
-from m3ae_core.data.case import CaseFiles, find_case, read_case
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.inference.predictor import Predictor
-from m3ae_core.model.weights import load_pickle
+from m3ae_core.io.case import CaseFiles, find_case, read_case
+from m3ae_core.io.weights import load_pickle
 from m3ae_core.training import stages
 from m3ae_core.training.stages import Plan
 from runs import flat

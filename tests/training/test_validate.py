@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from m3ae_core.model.m3ae import Segmenter
-from m3ae_core.model.substitute import SubstituteImage
+from m3ae_core.methods.m3ae.networks import Segmenter
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.training.validate import Validation
 from tiny import RECIPE, cached
 

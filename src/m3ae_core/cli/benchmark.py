@@ -39,10 +39,10 @@ def benchmark(
     """
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle
-    from m3ae_core.data.case import find_cases
-    from m3ae_core.data.schemes import refuse_own_schemes, scheme_words, schemes_of
     from m3ae_core.data.splits import read_part, select
     from m3ae_core.evaluation.benchmark import run
+    from m3ae_core.io.case import find_cases
+    from m3ae_core.io.folders.schemes import refuse_own_schemes, scheme_words, schemes_of
     from m3ae_core.report.benchmark import write_report
     from m3ae_core.report.canvas import new_figure
 

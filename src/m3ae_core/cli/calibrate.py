@@ -63,10 +63,10 @@ def calibrate(
 
 
 def _with_calibration(model: Bundle, cases: Sequence[Path], scheme: Sequence[str], device: str) -> Bundle:
-    from m3ae_core.data.case import find_cases
-    from m3ae_core.data.schemes import scheme_words, with_schemes
     from m3ae_core.evaluation.calibrate import calibrate as run
     from m3ae_core.evaluation.calibrate import with_calibration
+    from m3ae_core.io.case import find_cases
+    from m3ae_core.io.folders.schemes import scheme_words, with_schemes
 
     modalities = model.config.modality_set
     labelled = with_schemes([find_cases(folder, modalities) for folder in cases], scheme)
@@ -77,8 +77,8 @@ def _with_calibration(model: Bundle, cases: Sequence[Path], scheme: Sequence[str
 
 
 def _with_mixup(model: Bundle, folders: Sequence[Path]) -> Bundle:
-    from m3ae_core.data.case import find_cases
     from m3ae_core.evaluation.mixup import fit_mixup, with_mixup
+    from m3ae_core.io.case import find_cases
 
     rule = follow(
         fit_mixup([find_cases(folder, model.config.modality_set) for folder in folders], model.config)

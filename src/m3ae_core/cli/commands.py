@@ -60,10 +60,10 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     ensure_writable(make_folder(output) / "figure")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle, builtin_case
-    from m3ae_core.data.case import read_case
-    from m3ae_core.data.volume import read_labels
     from m3ae_core.evaluation.metrics import dice_by_region
     from m3ae_core.inference.predictor import Predictor, save_prediction
+    from m3ae_core.io.case import read_case
+    from m3ae_core.io.volume import read_labels
     from m3ae_core.regions import BRATS_2023
     from m3ae_core.report.figure import save_figure
 
@@ -119,7 +119,7 @@ def import_official(
         substitute_origin: template is the aligned substitute; window (the default) what the released evaluation does.
     """
     from m3ae_core.bundle import save_bundle
-    from m3ae_core.official import import_official as convert
+    from m3ae_core.methods.m3ae.official import import_official as convert
 
     if (output / "bundle.json").exists():
         raise OutputError(

@@ -39,7 +39,7 @@ def pack(
         name_cases: Name the cases in the index; else they are numbered.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.data.schemes import schemes_of, weights_of
+    from m3ae_core.io.folders.schemes import schemes_of, weights_of
     from m3ae_core.packed.pack import pack as write
 
     settings = load_recipe(recipe)

@@ -152,8 +152,8 @@ def predict(
         shard: The share I/N of a folder of cases, for a cluster; auto: this task's of a SLURM job array. Each writes a
             summary of its own.
     """
-    from m3ae_core.data.orientation import require_orientation
     from m3ae_core.inference.shards import parse_shard
+    from m3ae_core.io.orientation import require_orientation
 
     named = {"FLAIR": flair, "T1": t1, "T1c": t1c, "T2": t2}
     given = {name: path for name, path in named.items() if path is not None}
@@ -181,11 +181,11 @@ def predict(
 
 
 def _predict_case(case: Path | None, given: Mapping[str, Path], options: Options) -> None:
-    from m3ae_core.data.case import CaseFiles, find_case, read_case
-    from m3ae_core.data.naming import refuse_names_that_disagree
-    from m3ae_core.data.sidecar import sidecar_of
     from m3ae_core.inference.predictor import save_prediction, save_uncertainty
     from m3ae_core.inference.reuse import refuse_edited
+    from m3ae_core.io.case import CaseFiles, find_case, read_case
+    from m3ae_core.io.folders.naming import refuse_names_that_disagree
+    from m3ae_core.io.sidecar import sidecar_of
     from m3ae_core.regions import scheme_named
 
     predictor, check = options.predictor, options.check != "no"
@@ -223,9 +223,9 @@ def _say(prediction: Prediction, unused: Iterable[tuple[Path, str]]) -> None:
 
 
 def _predict_cohort(folder: Path, options: Options, share: Shard) -> None:
-    from m3ae_core.data.case import scan_cases
     from m3ae_core.inference.cohort import Cohort
     from m3ae_core.inference.summary import empty_folders, record_of, write_summary
+    from m3ae_core.io.case import scan_cases
     from m3ae_core.regions import scheme_named
 
     predictor, output = options.predictor, options.output
@@ -266,9 +266,9 @@ def _predict_in_shares(folder: Path, options: Options, devices: int) -> None:
     """Segment a folder of cases in several processes, each as one with ``--shard`` would."""
     from m3ae_core.card import read_card
     from m3ae_core.config import ModelConfig
-    from m3ae_core.data.case import scan_cases
     from m3ae_core.inference.shards import run_shards
     from m3ae_core.inference.summary import Record
+    from m3ae_core.io.case import scan_cases
 
     modalities = ModelConfig.model_validate(read_card(options.model)["model"]).modality_set
     cases, unusable = scan_cases(folder, modalities)
@@ -309,7 +309,7 @@ def _conclude(records: list[Record], summary: Path, folder: Path) -> None:
 
 def _check_output(options: Options, inputs: Iterable[Path]) -> None:
     """Refuse to write over an input, over an existing file unasked, or under a name that is not NIfTI's."""
-    from m3ae_core.data.sidecar import sidecar_of
+    from m3ae_core.io.sidecar import sidecar_of
 
     output, uncertainty = options.output, options.uncertainty
     images = [output, *([uncertainty] if uncertainty else [])]

@@ -13,7 +13,7 @@ from m3ae_core.cli.arguments import OptionalFile
 from m3ae_core.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from m3ae_core.data.matching import CaseFiles
+    from m3ae_core.io.folders.matching import CaseFiles
 
 
 def scan(
@@ -31,8 +31,8 @@ def scan(
         csv: Write a manifest here; corrected by hand, it takes the place of a folder of cases in the other commands.
         json_: Print JSON instead of a table.
     """
-    from m3ae_core.data.layouts import scan_cases
-    from m3ae_core.data.manifest import write_manifest
+    from m3ae_core.io.folders.layouts import scan_cases
+    from m3ae_core.io.folders.manifest import write_manifest
 
     try:
         cases, refused = scan_cases(folder)
@@ -57,9 +57,9 @@ def scan(
 
 def _described(files: CaseFiles) -> dict[str, Any]:
     """Return what is known about a case, ready for JSON; files are told relative to its folder where they lie there."""
-    from m3ae_core.data.manifest import folder_of, relative
-    from m3ae_core.data.naming import names_disagree
-    from m3ae_core.data.sidecar import saved_scheme
+    from m3ae_core.io.folders.manifest import folder_of, relative
+    from m3ae_core.io.folders.naming import names_disagree
+    from m3ae_core.io.sidecar import saved_scheme
 
     folder = folder_of(files)
     scheme = saved_scheme(files.labels) if files.labels else None

@@ -30,8 +30,8 @@ def split(
         test: Fraction of the cases that are kept for testing.
         seed: Another seed, another split; the same seed and cases, the same split.
     """
-    from m3ae_core.data.case import find_cases
     from m3ae_core.data.splits import draw_split, write_split
+    from m3ae_core.io.case import find_cases
 
     drawn = draw_split((case.name for case in find_cases(cases)), validation, test, seed)
     folder = write_split(drawn, output)
@@ -49,9 +49,9 @@ def check_split(
         protocol: The published split that it should be: the paper's BraTS 2018 (RFNet's split 3), or BraTS 2020.
         cases: Folder of case folders in which every name must be found.
     """
-    from m3ae_core.data.case import find_cases
     from m3ae_core.data.protocols import PROTOCOLS, list_md5
     from m3ae_core.data.splits import PARTS, check_protocol, read_split, select
+    from m3ae_core.io.case import find_cases
 
     found = read_split(folder)
     if protocol:

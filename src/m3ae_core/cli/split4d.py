@@ -17,7 +17,7 @@ def split_4d(file: Positional[Path], *, order: str, output: Path) -> None:
         order: The sequence of each volume, for instance FLAIR,T1,T1c,T2 (Medical Segmentation Decathlon).
         output: Folder of the files; made if needed.
     """
-    from m3ae_core.data.split4d import split_4d as split
+    from m3ae_core.io.split4d import split_4d as split
 
     names = [name.strip() for name in order.split(",")]
     print("\n".join(f"wrote {printable(path)}" for path in split(file, names, output)))

@@ -128,7 +128,7 @@ def finetune(
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.data.schemes import scheme_words, schemes_of, weights_of
+    from m3ae_core.io.folders.schemes import scheme_words, schemes_of, weights_of
     from m3ae_core.training import stages
 
     settings = load_recipe(recipe)
@@ -188,8 +188,8 @@ def chosen_cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
 ) -> tuple[Any, ...]:
     """Return the cases of a folder or manifest that the lists of a `split` name, all without one."""
-    from m3ae_core.data.case import find_cases
     from m3ae_core.data.splits import read_part, select
+    from m3ae_core.io.case import find_cases
 
     cases = find_cases(folder, modalities)
     return select(cases, read_part(split, part)) if split else cases

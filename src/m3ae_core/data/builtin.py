@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from m3ae_core.data.case import CaseFiles, find_case
+from m3ae_core.io.case import CaseFiles, find_case
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 

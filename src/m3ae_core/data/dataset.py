@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from m3ae_core import files
 from m3ae_core.config import ModelConfig, Shape, StageConfig
 from m3ae_core.data import nnunet
-from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
-from m3ae_core.data.grid import Grid, resample
 from m3ae_core.data.preprocess import Box, brain_box, standardise
 from m3ae_core.data.transplant import can_give, transplant
+from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
+from m3ae_core.io.grid import Grid, resample
 from m3ae_core.regions import LabelScheme, encode
 from m3ae_core.seal import file_is_whole
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from m3ae_core.data.affine import Affine
-from m3ae_core.data.case import CaseFiles
-from m3ae_core.data.volume import write_image, write_labels
+from m3ae_core.io.affine import Affine
+from m3ae_core.io.case import CaseFiles
+from m3ae_core.io.volume import write_image, write_labels
 from m3ae_core.modalities import BRATS
 
 #: Mean intensity of each tissue in each sequence; the enhancing rim is bright on T1c, oedema on FLAIR and T2.

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.config import ModelConfig, PreprocessConfig
-from m3ae_core.data.case import Case
-from m3ae_core.data.grid import FloatArray, Grid, Placement, locate, resample
-from m3ae_core.data.volume import Volume
 from m3ae_core.errors import InputError
+from m3ae_core.io.case import Case
+from m3ae_core.io.grid import FloatArray, Grid, Placement, locate, resample
+from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import Subset
 
 BoolArray = npt.NDArray[np.bool_]

@@ -15,10 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.protocols import PROTOCOLS, SECOND_TRAINING_LIST, list_md5
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import write_text
+from m3ae_core.io.case import CaseFiles
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
-from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.errors import OutputError
 from m3ae_core.evaluation.conventions import BRATS_LEGACY
@@ -30,6 +29,7 @@ from m3ae_core.evaluation.store import (
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.files import write_json
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.regions import BRATS_2023, LabelScheme, encode
 
 #: In what a benchmark computes; no "auto": figures are to hold on any machine.

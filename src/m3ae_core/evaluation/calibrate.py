@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
-from m3ae_core.data.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.metrics import dice
 from m3ae_core.evaluation.plan import check_cases, hash_case
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.measure import voxel_ml
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import REGIONS, LabelScheme, encode

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from m3ae_core.data.case import require_same_grid
-from m3ae_core.data.sidecar import saved_scheme
-from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.lesionwise import lesionwise_dice
+from m3ae_core.io.case import require_same_grid
+from m3ae_core.io.sidecar import saved_scheme
+from m3ae_core.io.volume import Volume, read_labels
 from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, scheme_named
 
 Mask = npt.NDArray[np.bool_]

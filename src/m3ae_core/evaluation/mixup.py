@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import ModelConfig
-from m3ae_core.data.case import CaseFiles, read_case
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import InputError
 from m3ae_core.events import Progress
 from m3ae_core.inference.contrast import Pair, Signs, compare, exchanged
 from m3ae_core.inference.mixup import CAP, KEY, LeftOut, MixupRule, PairRule, pair_key
+from m3ae_core.io.case import CaseFiles, read_case
 
 Array = npt.NDArray[np.floating]
 

@@ -15,12 +15,12 @@ import torch
 
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
-from m3ae_core.data.case import CaseFiles, refuse_repeated_names
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
 from m3ae_core.evaluation.results import Measurement, Model
 from m3ae_core.files import sha256
 from m3ae_core.inference.provenance import NOTICE
+from m3ae_core.io.case import CaseFiles, refuse_repeated_names
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import REGIONS, LabelScheme, Region
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-from m3ae_core.data.affine import Affine
-from m3ae_core.data.case import Case
 from m3ae_core.files import atomic_write
+from m3ae_core.io.affine import Affine
+from m3ae_core.io.case import Case
 
 Image = npt.NDArray[np.uint8]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from m3ae_core.data.case import Case, CaseFiles, read_case, refuse_repeated_names
-from m3ae_core.data.naming import refuse_names_that_disagree
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.data.sidecar import recorded_warnings
 from m3ae_core.errors import M3AEError, OutputError
 from m3ae_core.events import CaseFailed, CaseSegmented
 from m3ae_core.inference.predictor import Predictor, save_prediction, save_uncertainty
 from m3ae_core.inference.reuse import find_result, made_from, put_aside
+from m3ae_core.io.case import Case, CaseFiles, read_case, refuse_repeated_names
+from m3ae_core.io.folders.naming import refuse_names_that_disagree
+from m3ae_core.io.sidecar import recorded_warnings
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import BRATS_2023, LabelScheme
 

@@ -14,12 +14,7 @@ from torch import Tensor
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import Window
-from m3ae_core.data.case import Case
-from m3ae_core.data.grid import FloatArray, Grid, resample
-from m3ae_core.data.patients import find_two_patients
 from m3ae_core.data.preprocess import StandardCase, Standardiser
-from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import voxel_sha256, write_image, write_labels
 from m3ae_core.errors import BundleError, OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import ensure_writable, write_json
@@ -36,11 +31,16 @@ from m3ae_core.inference.device import (
 from m3ae_core.inference.mixup import find_mixup
 from m3ae_core.inference.provenance import describe, find_warnings
 from m3ae_core.inference.unprepared import find_unprepared
+from m3ae_core.io.case import Case
+from m3ae_core.io.grid import FloatArray, Grid, resample
+from m3ae_core.io.patients import find_two_patients
+from m3ae_core.io.sidecar import sidecar_of
+from m3ae_core.io.volume import voxel_sha256, write_image, write_labels
 from m3ae_core.measure import voxel_ml
 from m3ae_core.memory import freed_memory_kept
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.modalities import Subset
-from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.windows import Extent, whole_logits
+from m3ae_core.nn.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
 from m3ae_core.seal import sealed
 from m3ae_core.trust.calibration import Calibration
@@ -172,7 +172,7 @@ class Predictor:
             Also look for images that were not prepared (:mod:`~m3ae_core.inference.unprepared`) and sequences that are
             mixed up (:mod:`~m3ae_core.inference.mixup`), and warn.
         same_patient
-            The images are known to be of one patient, whatever :mod:`~m3ae_core.data.patients` finds.
+            The images are known to be of one patient, whatever :mod:`~m3ae_core.io.patients` finds.
 
         Raises
         ------

@@ -15,8 +15,8 @@ import torch
 from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.config import ModelConfig
-from m3ae_core.data.case import Case
 from m3ae_core.data.preprocess import StandardCase
+from m3ae_core.io.case import Case
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import LabelScheme
 

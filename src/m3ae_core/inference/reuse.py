@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from m3ae_core.data.case import Case
-from m3ae_core.data.sidecar import read_sidecar
-from m3ae_core.data.volume import Volume, read_labels
 from m3ae_core.errors import InputError, OutputError
+from m3ae_core.io.case import Case
+from m3ae_core.io.sidecar import read_sidecar
+from m3ae_core.io.volume import Volume, read_labels
 
 
 class Found(NamedTuple):

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from m3ae_core.data.affine import spacing_of
-from m3ae_core.data.background import corners
-from m3ae_core.data.case import Case
-from m3ae_core.data.volume import Volume
+from m3ae_core.io.affine import spacing_of
+from m3ae_core.io.background import corners
+from m3ae_core.io.case import Case
+from m3ae_core.io.volume import Volume
 from m3ae_core.measure import voxel_ml
 
 #: Share of the volume's corners that may be other than zero (training cases: 0, cut to the brain too).

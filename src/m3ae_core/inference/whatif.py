@@ -17,10 +17,10 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.data.case import Case
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction, Predictor
+from m3ae_core.io.case import Case
 from m3ae_core.measure import voxel_ml
 from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset

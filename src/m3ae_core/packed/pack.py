@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from m3ae_core.config import Recipe
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import prepare_case
 from m3ae_core.data.preprocess import Box, brain_box
 from m3ae_core.errors import OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import make_folder, remove, write_json
-from m3ae_core.model.weights import save_tensors
+from m3ae_core.io.case import CaseFiles
+from m3ae_core.io.weights import save_tensors
 from m3ae_core.packed.parts import FORMAT, INDEX, deflate, quantise
 from m3ae_core.regions import LabelScheme
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from m3ae_core.data import batched
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.files import atomic_write, make_folder, remove, sha256, write_json
-from m3ae_core.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
-from m3ae_core.masking import patches_to_voxels, sample_mask, two_situations
-from m3ae_core.model.heads import ReconstructionHead, ScaledLogits, SegmentationHeads
-from m3ae_core.model.substitute import SubstituteImage, fill
-from m3ae_core.model.unet import ResidualUNet
+from m3ae_core.methods.m3ae.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
+from m3ae_core.methods.m3ae.masking import patches_to_voxels, sample_mask, two_situations
+from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.nn.heads import ReconstructionHead, ScaledLogits, SegmentationHeads
+from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.packed.parts import PackedCase, read_index, read_parts, settings
 from m3ae_core.training.schedule import cosine
 

@@ -12,8 +12,8 @@ from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import Recipe, parse_recipe
 from m3ae_core.errors import InputError
 from m3ae_core.files import sha256
-from m3ae_core.model.m3ae import MaskedAutoencoder, Segmenter
-from m3ae_core.model.weights import check_finite, require_fit
+from m3ae_core.io.weights import check_finite, require_fit
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.packed.parts import INDEX, read_index
 from m3ae_core.packed.train import read_result, read_state
 

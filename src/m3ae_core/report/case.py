@@ -15,11 +15,11 @@ from nibabel.orientations import apply_orientation, io_orientation
 from scipy import ndimage
 
 from m3ae_core.card import REGION_WORDS, expected_words, reliability_words
-from m3ae_core.data.case import Case
 from m3ae_core.errors import InputError
 from m3ae_core.files import write_text
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
+from m3ae_core.io.case import Case
 from m3ae_core.measure import axial_axis, rano_diameters, region_volumes, tissue_volumes
 from m3ae_core.regions import COLOURS, ENHANCING
 from m3ae_core.report.canvas import data_uri, grey_range, new_figure, tissue_overlay

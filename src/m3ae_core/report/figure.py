@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
-from m3ae_core.data.case import Case
-from m3ae_core.data.grid import FloatArray, Grid, resample
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.files import atomic_write
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
+from m3ae_core.io.case import Case
+from m3ae_core.io.grid import FloatArray, Grid, resample
 from m3ae_core.regions import COLOURS, LabelScheme
 from m3ae_core.report.canvas import new_figure, tissue_overlay
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from m3ae_core.card import read_card
 from m3ae_core.data.builtin import builtin_bundle, builtin_case
-from m3ae_core.data.case import Case, read_case
-from m3ae_core.data.sidecar import sidecar_of
-from m3ae_core.data.volume import read_labels, write_labels
 from m3ae_core.errors import InputError
 from m3ae_core.evaluation.metrics import dice_by_region
 from m3ae_core.events import Progress
 from m3ae_core.files import write_json
+from m3ae_core.io.case import Case, read_case
+from m3ae_core.io.sidecar import sidecar_of
+from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.measure import tissue_volumes
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.selftest.check import FAILURES, REINSTALL, Check, failed

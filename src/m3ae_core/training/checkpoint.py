@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from m3ae_core.errors import BundleError
-from m3ae_core.model.weights import check_finite, load_pickle, require_fit
+from m3ae_core.io.weights import check_finite, load_pickle, require_fit
 from m3ae_core.seal import file_is_whole
 from m3ae_core.training.record import log_sha256
 

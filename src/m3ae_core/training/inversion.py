@@ -11,6 +11,7 @@ from torch import Tensor
 from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.config import ModelConfig, PretrainConfig, Recipe
 from m3ae_core.events import Event, Inverted, Saved
+from m3ae_core.methods.m3ae.tasks import InversionTask, PretrainDraw
 from m3ae_core.training.launch import launch
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE
@@ -22,7 +23,6 @@ from m3ae_core.training.stages import (
     run_folder,
     run_identity,
 )
-from m3ae_core.training.tasks import InversionTask, PretrainDraw
 
 #: What was measured with the former substitute, and does not hold with another one.
 MEASURED = ("reliability", "calibration", "validation_dice", "epoch")

@@ -23,15 +23,16 @@ from filelock import FileLock, Timeout
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import Recipe, StageConfig
-from m3ae_core.data.case import CaseFiles
 from m3ae_core.data.dataset import CachedCase, Crop, Sample, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
 from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
-from m3ae_core.model.m3ae import Segmenter
-from m3ae_core.model.substitute import SubstituteImage
+from m3ae_core.io.case import CaseFiles
+from m3ae_core.methods.m3ae.networks import Segmenter
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
+from m3ae_core.methods.m3ae.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.identity import keep_identity
@@ -39,7 +40,6 @@ from m3ae_core.training.launch import launch, prepare
 from m3ae_core.training.loop import train
 from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
 from m3ae_core.training.schedule import Budget, most_epochs
-from m3ae_core.training.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.training.validate import Validation
 
 if TYPE_CHECKING:

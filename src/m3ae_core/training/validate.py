@@ -11,10 +11,10 @@ from torch import Tensor
 from m3ae_core.config import FinetuneConfig, ModelConfig
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.events import Validated
+from m3ae_core.methods.m3ae.networks import Segmenter
+from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.modalities import Subset
-from m3ae_core.model.m3ae import Segmenter
-from m3ae_core.model.substitute import SubstituteImage
-from m3ae_core.model.windows import Extent, whole_logits
+from m3ae_core.nn.windows import Extent, whole_logits
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -22,8 +22,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from m3ae_core.data.case import NO_ORIENTATION
 from m3ae_core.errors import M3AEError
+from m3ae_core.io.case import NO_ORIENTATION
 from napari_m3ae import layers
 from napari_m3ae.commands import as_command, as_python
 from napari_m3ae.opening import Opener

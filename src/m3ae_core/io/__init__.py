@@ -1,0 +1,1 @@
+"""Images and cases: in files, in folders and in space."""

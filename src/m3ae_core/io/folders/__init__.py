@@ -1,0 +1,1 @@
+"""Which images of a folder are which sequence of which case."""

@@ -1,0 +1,1 @@
+"""Methods that segment from whichever modalities there are."""

@@ -1,0 +1,212 @@
+"""What stage 1 sees of a case: some content masked, the substitute in its place, all of it reconstructed (Eqn. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from m3ae_core.bundle import Bundle
+from m3ae_core.config import MaskingConfig, Shape
+from m3ae_core.data.preprocess import standardise
+from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.io.case import Case
+from m3ae_core.io.grid import FloatArray, Grid
+from m3ae_core.methods.m3ae.masking import BoolArray, mask_patches, patches_to_voxels
+from m3ae_core.methods.m3ae.networks import MaskedAutoencoder
+from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.modalities import Subset
+from m3ae_core.nn.unet import STRIDE
+from m3ae_core.nn.windows import pad_to
+
+
+class Fidelity(NamedTuple):
+    """How near a reconstructed sequence is to the given one, inside the brain.
+
+    Mean squared error, and peak signal-to-noise ratio in dB, the peak being the range of the given sequence (infinite
+    where the error is 0), over the masked and over the visible voxels; None where there are none.
+    """
+
+    masked_mse: float | None
+    masked_psnr_db: float | None
+    visible_mse: float | None
+    visible_psnr_db: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A masked case and its reconstruction, on the model's template grid.
+
+    Attributes
+    ----------
+    image
+        (N, D, H, W) float32: what the case holds, on the model's scale; sequences that it lacks are zero.
+    filled
+        (N, D, H, W) float32: the network's input S(x, x_sub), masked content replaced by the substitute.
+    masked
+        (N, D, H, W) bool, True = replaced; True throughout where a sequence is missing or dropped.
+    output
+        (N, D, H, W) float32: the network's answer as it is, visible voxels included.
+    grid
+        The template grid where the case lies: its affine leads to the case's own world.
+    subset
+        The sequences that the case has, whether dropped or not.
+    """
+
+    image: FloatArray
+    filled: FloatArray
+    masked: BoolArray
+    output: FloatArray
+    grid: Grid
+    subset: Subset
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the N sequences, in channel order."""
+        return self.subset.of
+
+    @property
+    def composite(self) -> FloatArray:
+        """(N, D, H, W) float32: the image where it was visible, the reconstruction where it was masked."""
+        return np.where(self.masked, self.output, self.image)
+
+    @property
+    def error(self) -> FloatArray:
+        """(N, D, H, W) float32, |output - image|; zero for sequences that the case lacks: nothing is known of them."""
+        error: FloatArray = np.abs(self.output - self.image)
+        error[~np.array(self.subset.flags)] = 0
+        return error
+
+    def fidelity(self) -> dict[str, Fidelity]:
+        """Measure every sequence that the case has, by name, where any of them is not zero (the brain)."""
+        brain = self.image.any(axis=0)
+        measured = {}
+        for channel, name in enumerate(self.modalities):
+            if name in self.subset:
+                square = np.square(np.subtract(self.output[channel], self.image[channel], dtype=float))
+                masked, peak = self.masked[channel], float(np.ptp(self.image[channel][brain]))
+                measured[name] = Fidelity(
+                    *_mse_and_psnr(square[brain & masked], peak),
+                    *_mse_and_psnr(square[brain & ~masked], peak),
+                )
+        return measured
+
+
+def reconstruct(
+    bundle: Bundle,
+    case: Case,
+    *,
+    dropped: Collection[str] = (),
+    ratio: float | None = None,
+    seed: int = 0,
+    patch: int | None = None,
+) -> Reconstruction:
+    """Mask a case and let the masked autoencoder reconstruct it: x_hat = F(S(x, x_sub)) of Eqn. 1, on the CPU.
+
+    The whole template goes through the network at once. Equal arguments give equal results.
+
+    Parameters
+    ----------
+    dropped
+        Sequences that are masked as a whole, beside those that the case lacks.
+    ratio
+        Masked share of all patches of all N sequences, dropped ones included (paper: 0.875); None masks no patches
+        of the others.
+    seed
+        Draws the patches.
+    patch
+        Side of a patch in template voxels. Patches are counted from the template's first voxel and cut at its end.
+        Default: what the model was pretrained with, as far as its card tells, else 16 (paper).
+
+    Raises
+    ------
+    BundleError
+        If the bundle holds no masked autoencoder (``stage``) or its output is not finite (``nonfinite``).
+    InputError
+        If no sequence is left (``no-sequence``), or the case cannot be laid on the model's template.
+    ConfigError
+        If `dropped` names an unknown sequence (``modalities``), or `ratio` or `patch` is out of range (``masking``).
+    """
+    if bundle.autoencoder is None:
+        raise BundleError(
+            f"The bundle {bundle.name!r} holds no masked autoencoder and cannot reconstruct.",
+            "Use one that `m3ae pretrain` made, or import released weights together with their `--pretrained` ones.",
+            code="stage",
+        )
+    standard = standardise(case, bundle.config)
+    left = standard.subset & ~bundle.config.modality_set.subset(dropped)
+    if not left:
+        raise InputError(
+            f"All sequences of the case {case.name} are dropped: {', '.join(standard.subset.present)}.",
+            "Keep at least one.",
+            code="no-sequence",
+        )
+    side = _card_patch(bundle) if patch is None else patch
+    masked = _draw_mask(~np.array(left.flags), bundle.config.grid.shape, side, ratio, seed)
+    filled, output = _run(bundle.autoencoder, standard.image, bundle.substitute, masked)
+    if not np.isfinite(output).all():
+        raise BundleError(
+            f"The model {bundle.name!r} gave values that are not finite.",
+            "Use another model.",
+            code="nonfinite",
+        )
+    return Reconstruction(standard.image, filled, masked, output, standard.grid, standard.subset)
+
+
+def _card_patch(bundle: Bundle) -> int:
+    """Return the side of the patches that the model was pretrained with; the paper's if its card does not tell."""
+    try:
+        return int(bundle.card["recipe"]["pretrain"]["masking"]["patch"])
+    except (KeyError, TypeError, ValueError):
+        return MaskingConfig().patch
+
+
+def _draw_mask(dropped: BoolArray, shape: Shape, patch: int, ratio: float | None, seed: int) -> BoolArray:
+    """Draw the mask (N, *shape) of a template, True = replaced, from `dropped` (N,) and patches of side `patch`."""
+    if patch < 1:
+        raise ConfigError(
+            f"A patch of {patch} voxels cannot be.", "Give a side of 1 or more.", code="masking"
+        )
+    tokens: Shape = (-(-shape[0] // patch), -(-shape[1] // patch), -(-shape[2] // patch))
+    if ratio is None:
+        return np.broadcast_to(dropped[:, None, None, None], (len(dropped), *shape)).copy()
+    if not dropped.mean() <= ratio < 1:
+        raise ConfigError(
+            f"A masking ratio of {ratio:g} cannot be had: {dropped.sum()} of {len(dropped)} sequences are masked "
+            "as a whole.",
+            f"Choose {dropped.mean():g} or more, and less than 1.",
+            code="masking",
+        )
+    patches = mask_patches(np.random.default_rng(seed), dropped, tokens, ratio)
+    voxels = patches_to_voxels(patches, [count * patch for count in tokens])
+    return np.ascontiguousarray(voxels[:, : shape[0], : shape[1], : shape[2]])
+
+
+@torch.no_grad()
+def _run(
+    autoencoder: MaskedAutoencoder, image: FloatArray, substitute: Tensor, masked: BoolArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the filled image and its reconstruction, all (N, D, H, W)."""
+    depth, height, width = image.shape[1:]
+    size: Shape = (-(-depth // STRIDE) * STRIDE, -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
+    padded, before = pad_to(torch.from_numpy(image), size)
+    inside = (slice(None), *(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True)))
+    # Beyond the template: the substitute where a sequence is masked as a whole, as when segmenting; else background.
+    where = torch.from_numpy(masked.all(axis=(1, 2, 3)))[:, None, None, None].repeat(1, *size)
+    where[inside] = torch.from_numpy(masked)
+    content = SubstituteImage.fixed(substitute).crop([[-b for b in before]], size)
+    filled = fill(padded[None], content, where[None])
+    output = autoencoder.eval()(filled)[0][inside]
+    return filled[0][inside].numpy().copy(), np.ascontiguousarray(output.numpy())
+
+
+def _mse_and_psnr(square: npt.NDArray[np.float64], peak: float) -> tuple[float | None, float | None]:
+    if not square.size:
+        return None, None
+    mse = float(square.mean())
+    return mse, float(10 * np.log10(peak**2 / mse)) if mse else float("inf")
