@@ -193,9 +193,9 @@ def test_every_modality_has_its_channel_whatever_the_order_of_files(order: tuple
             np.testing.assert_allclose(first.image[channel], expected, atol=1e-6)
         else:
             assert not first.image[channel].any()
-    assert first.subset.of == order
-    assert set(first.subset.present) == {"FLAIR", "T2"}
-    assert first.subset.flags == tuple(name in ("FLAIR", "T2") for name in order)
+    assert first.modalities.names == order
+    assert first.subset == BRATS.subset(["FLAIR", "T2"])
+    assert first.exists == tuple(name in ("FLAIR", "T2") for name in order)
 
 
 def test_a_case_tells_where_it_lies() -> None:
@@ -250,7 +250,7 @@ def test_sequences_that_the_model_does_not_know_are_left_aside() -> None:
     case = Case("phantom", BRATS, {name: Volume(data, AFFINE) for name, data in images.items()})
     model = RECIPE.model.model_copy(update={"modalities": ("T2", "FLAIR")})
     standard = standardise(case, model)
-    assert standard.subset.present == ("T2", "FLAIR")
+    assert standard.subset == model.modality_set.full
     assert len(standard.image) == 2
     with pytest.raises(InputError) as caught:
         standardise(case.only("T1"), model)

@@ -13,7 +13,7 @@ from m3ae_core.errors import InputError
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, Placement, locate, resample
 from m3ae_core.io.volume import Volume
-from m3ae_core.modalities import Subset
+from m3ae_core.modalities import ModalitySet, Subset
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -27,8 +27,10 @@ class StandardCase:
     ----------
     image
         (N, D, H, W) float32, as :func:`normalise` scales it; missing modalities are zero.
+    modalities
+        The N modalities in channel order.
     subset
-        Which modalities are present.
+        Which of them are present.
     grid
         The template grid, translated to where the case lies: its affine leads to the case's own world.
     placement
@@ -38,10 +40,16 @@ class StandardCase:
     """
 
     image: FloatArray
+    modalities: ModalitySet
     subset: Subset
     grid: Grid
     placement: Placement
     brain: Box
+
+    @property
+    def exists(self) -> tuple[bool, ...]:
+        """For each of the N modalities, whether it is present."""
+        return self.modalities.flags(self.subset)
 
 
 class Standardiser:
@@ -67,7 +75,8 @@ class Standardiser:
             If none is left, a volume has no foreground or no contrast, or no part of the brain falls on the template.
         """
         model = self._model
-        subset = model.modality_set.subset(set(names) & set(model.modalities))
+        modalities = model.modality_set
+        subset = modalities.subset(set(names) & set(model.modalities))
         if not subset:
             raise InputError(
                 f"The case {self.case.name} has none of the model's sequences.",
@@ -77,9 +86,10 @@ class Standardiser:
         low, high = _union([self._box(name) for name in subset.present], self._own.shape)
         placement = locate(self._own, low, high, model.grid)
         grid = Grid.of(model.grid).moved(placement.offset)
-        image = np.zeros((len(model.modalities), *grid.shape), np.float32)
-        for name in subset.present:
-            image[model.modalities.index(name)] = self._on_template(name, grid, placement)
+        image = np.zeros((len(modalities), *grid.shape), np.float32)
+        for channel, name in enumerate(modalities.names):
+            if name in subset:
+                image[channel] = self._on_template(name, grid, placement)
         occupied: BoolArray = np.asarray(image.any(axis=0))
         if not occupied.any():
             raise InputError(
@@ -88,7 +98,7 @@ class Standardiser:
                 path=self.case.name,
                 code="off-template",
             )
-        return StandardCase(image, subset, grid, placement, brain_box(occupied))
+        return StandardCase(image, modalities, subset, grid, placement, brain_box(occupied))
 
     def _box(self, name: str) -> Box | None:
         if name not in self._boxes:

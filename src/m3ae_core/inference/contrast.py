@@ -42,8 +42,11 @@ def compare(standard: StandardCase) -> Signs:
     brain: npt.NDArray[np.bool_] = np.asarray(image.any(axis=0))
     deep = ndimage.distance_transform_edt(brain, sampling=spacing)[brain] > _DEEP_MM
     side = [2 * round(_DETAIL_MM / mm / 2) + 1 for mm in spacing]
-    of = standard.subset.of
-    views = {name: _view(image[of.index(name)], brain, side) for name in standard.subset.present}
+    views = {
+        name: _view(channel, brain, side)
+        for name, channel, exists in zip(standard.modalities.names, image, standard.exists, strict=True)
+        if exists
+    }
     return {(a, b): _signs(views[a], views[b], deep) for a, b in combinations(views, 2)}
 
 

@@ -198,7 +198,7 @@ class Predictor:
             for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
                 lambda x: self._forward(x, fallbacks),
                 torch.from_numpy(standard.image),
-                ~torch.tensor(standard.subset.flags),
+                ~torch.tensor(standard.exists),
                 extent,
                 self.substitute,
                 self.config.inference,

@@ -60,7 +60,7 @@ def describe(
             "licence": bundle.card.get("licence"),
             "inference": config.inference.model_dump(mode="json"),
         },
-        "reliability": bundle.card.get("reliability", {}).get(str(subset)),
+        "reliability": subset.entry(bundle.card.get("reliability", {})),
         "labels": {
             "scheme": scheme.name,
             "values": dict(scheme.values),

@@ -60,7 +60,7 @@ class Validation:
     ) -> list[float]:
         device = substitute.image.device
         image = torch.tensor(case.image, device=device)
-        missing = ~torch.tensor(subset.flags, device=device)
+        missing = ~torch.tensor(self.model.modality_set.flags(subset), device=device)
         inference = self.model.inference
         extent = Extent.of(inference, self.model.grid.shape, case.brain)
         *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)

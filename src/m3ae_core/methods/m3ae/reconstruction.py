@@ -56,6 +56,8 @@ class Reconstruction:
         The template grid where the case lies: its affine leads to the case's own world.
     subset
         The sequences that the case has, whether dropped or not.
+    modalities
+        Names of the N sequences, in channel order.
     """
 
     image: FloatArray
@@ -64,11 +66,7 @@ class Reconstruction:
     output: FloatArray
     grid: Grid
     subset: Subset
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the N sequences, in channel order."""
-        return self.subset.of
+    modalities: tuple[str, ...]
 
     @property
     def composite(self) -> FloatArray:
@@ -79,7 +77,7 @@ class Reconstruction:
     def error(self) -> FloatArray:
         """(N, D, H, W) float32, |output - image|; zero for sequences that the case lacks: nothing is known of them."""
         error: FloatArray = np.abs(self.output - self.image)
-        error[~np.array(self.subset.flags)] = 0
+        error[[name not in self.subset for name in self.modalities]] = 0
         return error
 
     def fidelity(self) -> dict[str, Fidelity]:
@@ -147,7 +145,9 @@ def reconstruct(
             code="no-sequence",
         )
     side = _card_patch(bundle) if patch is None else patch
-    masked = _draw_mask(~np.array(left.flags), bundle.config.grid.shape, side, ratio, seed)
+    masked = _draw_mask(
+        ~np.array(standard.modalities.flags(left)), bundle.config.grid.shape, side, ratio, seed
+    )
     filled, output = _run(bundle.autoencoder, standard.image, bundle.substitute, masked)
     if not np.isfinite(output).all():
         raise BundleError(
@@ -155,7 +155,9 @@ def reconstruct(
             "Use another model.",
             code="nonfinite",
         )
-    return Reconstruction(standard.image, filled, masked, output, standard.grid, standard.subset)
+    return Reconstruction(
+        standard.image, filled, masked, output, standard.grid, standard.subset, standard.modalities.names
+    )
 
 
 def _card_patch(bundle: Bundle) -> int:
