@@ -114,6 +114,11 @@ class ModalitySet:
         """Names in channel order."""
         return tuple(modality.name for modality in self.modalities)
 
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each modality, by name."""
+        return {modality.name: modality.kind for modality in self.modalities}
+
     @property
     def full(self) -> Subset:
         """The subset in which nothing is missing."""

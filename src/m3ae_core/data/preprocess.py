@@ -1,4 +1,4 @@
-"""From a case to what the network sees: percentile clip, min-max, and the template grid ("Implementation")."""
+"""From a case to what the network sees: intensities on a common scale, on the template grid ("Implementation")."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.config import ModelConfig, PreprocessConfig
+from m3ae_core.config import ModelConfig
 from m3ae_core.errors import InputError
+from m3ae_core.intensity import Step
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, Placement, locate, resample
 from m3ae_core.io.volume import Volume
@@ -87,9 +88,9 @@ class Standardiser:
         placement = locate(self._own, low, high, model.grid)
         grid = Grid.of(model.grid).moved(placement.offset)
         image = np.zeros((len(modalities), *grid.shape), np.float32)
-        for channel, name in enumerate(modalities.names):
+        for channel, (name, step) in enumerate(zip(modalities.names, model.steps, strict=True)):
             if name in subset:
-                image[channel] = self._on_template(name, grid, placement)
+                image[channel] = self._on_template(name, step, grid, placement)
         occupied: BoolArray = np.asarray(image.any(axis=0))
         if not occupied.any():
             raise InputError(
@@ -105,7 +106,7 @@ class Standardiser:
             self._boxes[name] = _occupied_box(self.case.volumes[name].data != 0)
         return self._boxes[name]
 
-    def _on_template(self, name: str, grid: Grid, placement: Placement) -> FloatArray:
+    def _on_template(self, name: str, step: Step, grid: Grid, placement: Placement) -> FloatArray:
         """Return the sequence (D, H, W), normalised; only the box around what is not zero is touched."""
         key = name, placement.offset
         if key not in self._images:
@@ -113,7 +114,7 @@ class Standardiser:
             low, high = self._box(name) or ((0, 0, 0), volume.shape)
             part = volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             cropped = self._own.cropped(low, part.shape)
-            scaled = normalise(replace(volume, data=part), self._model.preprocess)
+            scaled = normalise(replace(volume, data=part), step)
             self._images[key] = resample(scaled, cropped, grid)
         return self._images[key]
 
@@ -130,36 +131,26 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
     return Standardiser(case, model).standardise(case.volumes)
 
 
-def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
-    """Clip to the percentiles of the foreground and scale; the background stays 0.
-
-    The percentiles become 0 and 1, or with the rule ``zscore`` the foreground gets zero mean and unit variance.
-
-    The brain is where a skull-stripped image is not zero: released volumes hold negative voxels inside the brain.
-    The rule ``positive`` counts positive voxels only, as the released code does.
+def normalise(volume: Volume, step: Step) -> FloatArray:
+    """Return the image (X, Y, Z), float32, with its foreground scaled by `step`; the background stays 0.
 
     Raises
     ------
     InputError
-        If there is no foreground, or its percentiles coincide.
+        If there is no foreground, or all of it gets one value.
     """
     data = np.ascontiguousarray(volume.data.T)  # as it lies in memory: files store X fastest
-    foreground = data > 0 if config.foreground == "positive" else data != 0
+    foreground = step.foreground(data)
     values = np.asarray(data[foreground], np.float32)
-    low, high = np.percentile(values, config.percentiles) if values.size else (0.0, 0.0)
-    if not low < high:
+    if values.size:
+        values = step.scaled(values)
+    if not values.size or values.min() == values.max():
         raise InputError(
             "The image has no contrast: its brightest and darkest percentiles are the same.",
             "Check that this is the right file.",
             path=volume.path or "image",
             code="no-contrast",
         )
-    values -= np.float32(low)
-    values /= np.float32(high - low)
-    np.clip(values, 0, 1, out=values)
-    if config.scale == "zscore":
-        values -= values.mean()
-        values /= values.std()
     scaled = np.zeros(data.shape, np.float32)
     scaled[foreground] = values
     return scaled.T

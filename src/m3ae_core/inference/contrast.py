@@ -35,7 +35,7 @@ class _View(NamedTuple):
 
 
 def compare(standard: StandardCase) -> Signs:
-    """Return the signs of every two sequences present."""
+    """Return the signs of every two MRI sequences present."""
     low, high = standard.brain
     box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
     image, spacing = standard.image[box], standard.grid.spacing
@@ -43,9 +43,9 @@ def compare(standard: StandardCase) -> Signs:
     deep = ndimage.distance_transform_edt(brain, sampling=spacing)[brain] > _DEEP_MM
     side = [2 * round(_DETAIL_MM / mm / 2) + 1 for mm in spacing]
     views = {
-        name: _view(channel, brain, side)
-        for name, channel, exists in zip(standard.modalities.names, image, standard.exists, strict=True)
-        if exists
+        modality.name: _view(channel, brain, side)
+        for modality, channel in zip(standard.modalities, image, strict=True)
+        if modality.name in standard.subset and modality.kind == "MRI"
     }
     return {(a, b): _signs(views[a], views[b], deep) for a, b in combinations(views, 2)}
 

@@ -62,7 +62,7 @@ class Case:
         names = self.modalities.ordered(self.subset)
         if not names:
             raise no_sequence(f"The case {self.name} has no sequence", self.modalities)
-        fitting = fit_together({name: self.volumes[name] for name in names})
+        fitting = fit_together({name: self.volumes[name] for name in names}, self.modalities.kinds)
         object.__setattr__(self, "volumes", fitting)
 
     @property
@@ -153,7 +153,8 @@ def read_case(
     if not names:
         raise no_sequence(f"The case {files.name} has no sequence", modalities)
     with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
-        volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
+        paths, kinds = [files.images[name] for name in names], [modalities.kinds[name] for name in names]
+        volumes = dict(zip(names, pool.map(read_volume, paths, kinds), strict=True))
     if orientation is not None:
         volumes = {name: oriented(volume, orientation) for name, volume in volumes.items()}
     if same_grid:

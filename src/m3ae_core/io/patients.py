@@ -49,7 +49,9 @@ def find_two_patients(
         return ()
     paths = {name: volume.path for name, volume in volumes.items() if volume.path is not None}
     said = [*filter(None, (names_evidence(paths, modalities), folders_evidence(paths, modalities)))]
-    outline = outline_evidence(volumes)
+    outline = outline_evidence(
+        {name: volumes[name] for name in volumes if modalities.kinds.get(name, "MRI") == "MRI"}
+    )
     if not outline and len(said) < 2:
         return tuple(f"{sentence} {_FIX}" for sentence in said)
     problem = " ".join(["The images seem to be of two patients.", *said, *filter(None, [outline])])

@@ -169,7 +169,7 @@ def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ())
 
         events = train(
             task,
-            plan.samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
+            plan.samples(cached, config, FinetuneDraw(config, recipe.model.steps)),
             config,
             fabric,
             plan.folder,

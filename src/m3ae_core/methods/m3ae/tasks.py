@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from m3ae_core.config import FinetuneConfig, ModelConfig, PreprocessConfig, PretrainConfig, Shape
+from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.augment import Augmentation
 from m3ae_core.data.dataset import Crop
 from m3ae_core.data.scanner import Scanner
 from m3ae_core.events import Validated
+from m3ae_core.intensity import Step
 from m3ae_core.methods.m3ae.losses import (
     finetuning_loss,
     reconstruction_loss,
@@ -78,14 +79,14 @@ class FinetuneDraw:
     """Draws what is random about a sample of stage 2: the two situations and the augmentation they share."""
 
     config: FinetuneConfig
-    preprocess: PreprocessConfig
+    steps: tuple[Step, ...]
 
     def __call__(self, crop: Crop, rng: np.random.Generator) -> FinetuneSample:
         """Draw the situations and the augmentation of one crop."""
         dropped = two_situations(rng, crop.exists, self.config)
-        count, depth = len(crop.exists), self.config.crop[0]
-        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
-        scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
+        spans = [step.span for step in self.steps]
+        augmentation = Augmentation.draw(rng, self.config.augment, spans, self.config.crop[0])
+        scanner = Scanner.draw(rng, self.config.scanner, len(spans)) if self.config.scanner else None
         return FinetuneSample(
             crop.image,
             crop.regions,
@@ -169,7 +170,7 @@ class FinetuneTask(Task):
         validation: Validation | None = None,
     ) -> None:
         super().__init__()
-        self.preprocess, self.config, self.validation = model.preprocess, config, validation
+        self.steps, self.config, self.validation = model.steps, config, validation
         self.segmenter = segmenter
         self.substitute = substitute.requires_grad_(False)
         self.average: AveragedModel | None = None
@@ -232,7 +233,7 @@ class FinetuneTask(Task):
         content = self.substitute.crop([sample.start], self.config.crop)
         image = sample.image.to(content.device, non_blocking=True)
         if sample.scanner is not None:
-            image = sample.scanner.apply(image, self.preprocess)
+            image = sample.scanner.apply(image, self.steps)
         dropped = sample.dropped
         if self.config.teacher:
             dropped = torch.cat([dropped, ~sample.exists[None]])
