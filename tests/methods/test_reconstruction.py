@@ -50,7 +50,7 @@ def found(bundle) -> Reconstruction:
 def cropped_template(bundle: Bundle, shape: tuple[int, int, int]) -> Bundle:
     """The bundle on a smaller template whose sides nothing divides."""
     grid = bundle.config.grid.model_copy(update={"shape": shape})
-    image = bundle.substitute[:, : shape[0], : shape[1], : shape[2]].contiguous()
+    image = bundle.model.substitute[:, : shape[0], : shape[1], : shape[2]].contiguous()
     return replace(bundle, config=bundle.config.model_copy(update={"grid": grid}), substitute=image)
 
 
@@ -69,7 +69,7 @@ def test_shapes_and_kinds(found):
 
 def test_the_filled_image_is_the_case_or_the_substitute(bundle, found):
     standard = standardise(CASE.without("T1"), bundle.config)
-    substitute = bundle.substitute.numpy()
+    substitute = bundle.model.substitute.numpy()
     assert (found.image == standard.image).all()
     assert (found.filled[~found.masked] == standard.image[~found.masked]).all()
     assert (found.filled[found.masked] == substitute[found.masked]).all()
@@ -150,7 +150,7 @@ def test_patches_are_cut_where_the_template_ends(echo):
 def test_the_answer_is_the_autoencoders(bundle, found):
     image, masked = torch.from_numpy(found.image)[None], torch.from_numpy(found.masked)[None]
     with torch.no_grad():
-        expected = bundle.autoencoder(fill(image, bundle.substitute, masked))[0].numpy()
+        expected = bundle.model.autoencoder(fill(image, bundle.model.substitute, masked))[0].numpy()
     np.testing.assert_allclose(found.output, expected, atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_a_template_that_does_not_fit_the_network_is_padded_and_cut_back(bundle)
     inside = seen[:, 1:39, 1:54, 1:46]
     assert (inside == found.filled).all()
     assert (found.output == inside + np.float32(0.1)).all()
-    content = SubstituteImage.fixed(small.substitute).crop([(-1, -1, -1)], (40, 56, 48))[0].numpy()
+    content = SubstituteImage.fixed(small.model.substitute).crop([(-1, -1, -1)], (40, 56, 48))[0].numpy()
     assert (seen[3] == content[3]).all()
     assert seen[3, 0].any()
     seen[:, 1:39, 1:54, 1:46] = 0
