@@ -93,7 +93,9 @@ def test_a_bundle_tells_how_many_cases_trained_it_and_the_run_folder_which(first
 
 def test_a_bundle_names_its_cases_where_asked(tmp_path):
     cases = [CaseFiles(name, {}, None) for name in ("b", "a")]
-    named, unnamed = (Plan(RECIPE, cases, tmp_path, name_cases=asked).card("x") for asked in (True, False))
+    named, unnamed = (
+        Plan(RECIPE, cases, tmp_path, name_cases=asked).card(Pretrain(), None, {}) for asked in (True, False)
+    )
     assert named["training_cases"] == ["b", "a"]
     assert {**named, "made": ""} == {**unnamed, "made": "", "training_cases": ["b", "a"]}
 

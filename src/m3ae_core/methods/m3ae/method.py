@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,16 +60,12 @@ class M3AE(Method):
     @property
     def autoencoder(self) -> MaskedAutoencoder | None:
         """The pretrained masked autoencoder, None if the model was imported without it."""
-        network = self.networks.get("autoencoder")
-        assert network is None or isinstance(network, MaskedAutoencoder)  # noqa: S101
-        return network
+        return cast(MaskedAutoencoder | None, self.networks.get("autoencoder"))
 
     @property
     def segmenter(self) -> Segmenter | None:
         """The segmenter, None before stage 2."""
-        network = self.networks.get("segmenter")
-        assert network is None or isinstance(network, Segmenter)  # noqa: S101
-        return network
+        return cast(Segmenter | None, self.networks.get("segmenter"))
 
     def fill(self, image: Tensor, missing: Tensor, start: Shape) -> Tensor:
         """S(x, x_sub) of Eqn. 1 for whole modalities; released models read x_sub from its corner (config.inference)."""
