@@ -359,16 +359,15 @@ class Recipe(Frozen):
                 raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
         _require_maskable(self.pretrain, len(names))
         for name, supervised in (("finetune", self.finetune), ("train", self.train)):
-            _require_droppable(f"{name}.max_dropped", supervised.max_dropped, len(names))
+            dropped = _require_droppable(f"{name}.max_dropped", supervised.max_dropped, len(names))
+            if supervised is self.finetune and not (dropped or self.finetune.allow_identical_pair):
+                problem = "finetune drops no modality, so no two situations differ"
+                raise ValueError(f"{problem}; set allow_identical_pair")
             situations = () if isinstance(supervised.validate_on, str) else supervised.validate_on
             if unknown := {m for situation in situations for m in situation} - set(names):
                 raise ValueError(
                     f"{name}.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
                 )
-        if self.finetune.max_dropped == 0 and not self.finetune.allow_identical_pair:
-            raise ValueError(
-                "finetune drops no modality, so no two situations differ; set allow_identical_pair"
-            )
         return self
 
     def for_method(self, name: str) -> Recipe:
