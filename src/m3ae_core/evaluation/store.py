@@ -41,7 +41,9 @@ def read_measurement(path: Path) -> Measurement | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         overlaps = {
-            subset: {region: Overlap(**values) for region, values in regions.items()}
+            "+".join(sorted(subset.split("+"))): {
+                region: Overlap(**values) for region, values in regions.items()
+            }
             for subset, regions in content["overlaps"].items()
         }
         return Measurement(dict(content["key"]), str(content["device"]), overlaps)
