@@ -253,7 +253,11 @@ def make_result(folder: Path, number: int) -> None:
     labels[number, 2:5, 3:6] = 3
     path = write_labels(folder / "r.nii.gz", labels, np.diag([1.0, 1, 1, 1]))
     record = {
-        "labels": {"scheme": "brats2023", "sha256": read_labels(path).sha256},
+        "labels": {
+            "scheme": "brats2023",
+            "values": dict(BRATS_2023.values),
+            "sha256": read_labels(path).sha256,
+        },
         "model": {"fingerprint": "0" * 64, "inference": {"window": "brain"}},
         "sequences_present": {"T1": f"{number:064}"},
         "warnings": ["w"],
@@ -272,7 +276,7 @@ def result(folder: Path) -> Any:
         "images": {"T1": f"{0:064}"},
         "model": "0" * 64,
         "options": {"window": "brain"},
-        "label scheme": "brats2023",
+        "label scheme": dict(BRATS_2023.values),
     }
     found = find_result(path, _Case, wanted)  # type: ignore[arg-type]
     scheme = saved_scheme(path, read_labels(path).sha256)

@@ -256,7 +256,7 @@ def _regions(
 
 def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> str:
     """Hash what shapes the arrays; without a scheme, of the image alone."""
-    digest = hashlib.sha256(f"{PREPARATION} {scheme.name if scheme else ''}".encode())
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.identity if scheme else ''}".encode())
     for part in (model.grid, model.preprocess):
         digest.update(part.model_dump_json().encode())
     digest.update(",".join((*model.modalities, *model.regions)).encode())
