@@ -9,14 +9,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
 from damage import Rng, damaged
+from napari.components import ViewerModel
 from test_rel_fuzz_models import mutated
 
 from m3ae_core.bundle import load_bundle, save_bundle
@@ -25,6 +30,7 @@ from m3ae_core.config import PretrainConfig
 from m3ae_core.data.dataset import CachedCase, cache_case
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.errors import M3AEError
+from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.reuse import find_result
 from m3ae_core.io.case import find_case, read_case, read_case_labels
 from m3ae_core.io.folders.manifest import read_manifest, write_manifest
@@ -38,6 +44,9 @@ from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.record import LOG, TIMES, log_sha256, rewind
 from m3ae_core.training.stages import _keep_recipe
+from napari_m3ae.autosave import EDITED, MODEL, Autosave, _load
+from napari_m3ae.editing import put
+from napari_m3ae.result import show
 from napari_m3ae.runlog import RunLog
 from runs import flat
 from tiny import RECIPE, random_bundle
@@ -285,6 +294,42 @@ def result(folder: Path) -> Any:
     return scheme.name
 
 
+def _viewing(shown: Any = None, viewer: Any = None) -> Any:
+    """Return as much of a session of the viewer as autosaves need."""
+    return SimpleNamespace(shown=shown, viewer=viewer, changed=Mock(), closing=Mock())
+
+
+def make_autosave(folder: Path, number: int) -> None:
+    """Keep edits, twice, in the name of a process that then ends."""
+    labels = np.zeros((8, 9, 10), np.uint8)
+    labels[number, 2:5, 3:6] = 3
+    facts = {"sequences_present": {"T1": f"{number:064}"}}
+    grid = np.diag([1.0, 1, 2, 1])
+    prediction = Prediction(labels, {}, grid, BRATS_2023, BRATS.subset(["T1"]), ("w",), facts)
+    viewer = ViewerModel()
+    session = _viewing(show(viewer, prediction, f"case-{number}", frozenset({"source"}), None), viewer)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        autosave = Autosave(session, folder, process.pid)
+        for tissue in (1, 2):
+            edited = labels.copy()
+            edited[4 + number, 4:6, 4:6] = tissue
+            put(session.shown.layer, edited)
+            assert autosave.save_now()
+        process.kill()
+
+
+def restored(folder: Path) -> Any:
+    """Return the edits that are offered; those that cannot be read must be said to be there."""
+    autosave = Autosave(_viewing(), folder)
+    if not (found := autosave.found()):
+        assert autosave.damaged
+        return "fresh"
+    prediction, edited = next(_load(found[0]))
+    told = (found[0].case, str(found[0].when), sorted(found[0].content["sources"]), prediction.warnings)
+    told += (prediction.scheme.name, str(prediction.subset), prediction.provenance)
+    return {"told": told, "affine": prediction.affine, "model": prediction.labels, "edited": edited}
+
+
 def make_manifest(folder: Path, number: int) -> None:
     write_manifest(
         [write_phantom(folder / "cases", f"case-{number}-{one}") for one in range(2)], folder / "m.csv"
@@ -323,6 +368,9 @@ KINDS = (
     Kind("substitute", make_bundle, only("substitute.safetensors"), loaded, any_bytes),
     Kind("sidecar", make_result, only("r.json"), result, any_json),
     Kind("labels", make_result, only("r.nii.gz"), result, any_bytes),
+    Kind("autosave", make_autosave, lambda folder: next(folder.glob("*.json")), restored, any_json),
+    Kind("autosave, edited", make_autosave, lambda folder: next(folder.glob(f"*{EDITED}")), restored, any_bytes),
+    Kind("autosave, model", make_autosave, lambda folder: next(folder.glob(f"*{MODEL}")), restored, any_bytes),
     Kind("manifest", make_manifest, only("m.csv"), listed, any_table),
 )  # fmt: skip
 
