@@ -260,7 +260,7 @@ def _regions(
 
 def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> str:
     """Hash what shapes the arrays; without a scheme, of the image alone."""
-    digest = hashlib.sha256(f"{PREPARATION} {scheme.name if scheme else ''}".encode())
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.identity if scheme else ''}".encode())
     digest.update(model.grid.model_dump_json().encode())
     digest.update(model.preprocess.model_dump_json(exclude={"modalities"}).encode())
     for name, step in zip(model.modalities, model.steps, strict=True):
