@@ -20,9 +20,8 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import qdebounced
 
-from m3ae_core.modalities import BRATS
 from napari_m3ae.explore import Explorer
-from napari_m3ae.widgets.parts import Table, button, text
+from napari_m3ae.widgets.parts import Table, Ticks, button, text
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -45,11 +44,11 @@ class ExplorePart(QWidget):
         self.explorer = Explorer(session)
         self.substitute_button = button(
             "Show the substitute image",
-            "What the model puts in the place of a missing sequence, as four layers.",
+            "What the model puts in the place of a missing sequence, as a layer each.",
             self.explorer.show_substitute,
         )
         self.histogram = _Histogram()
-        self.dropped = {name: QCheckBox(name) for name in BRATS.names}
+        self.dropped = Ticks("Dropped", "Mask {} as a whole.")
         self.ratio = QDoubleSpinBox()
         self.ratio.setRange(0, 0.98)
         self.ratio.setSingleStep(0.025)
@@ -60,7 +59,6 @@ class ExplorePart(QWidget):
         self.seed = QSpinBox()
         self.seed.setToolTip("Draws the patches; the same seed masks the same patches.")
         self.shown = QComboBox()
-        self.shown.addItems(BRATS.names)
         self.shown.setToolTip("The sequence whose layers are shown.")
         self.live = QCheckBox("live")
         self.live.setToolTip("Reconstruct again whenever a control changes.")
@@ -74,22 +72,20 @@ class ExplorePart(QWidget):
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
+        if self.dropped.offer(names := [slot.modality for slot in state.slots]):
+            self.shown.clear()
+            self.shown.addItems(names)
         idle = state.phase == "idle"
         self.substitute_button.setEnabled(idle)
         self.run_button.setEnabled(state.can_run)
 
     def reconstruct(self) -> None:
         """Reconstruct with the present controls."""
-        dropped = [name for name, box in self.dropped.items() if box.isChecked()]
         self.explorer.reconstruct(
-            dropped, self.ratio.value() or None, self.seed.value(), self.shown.currentText()
+            self.dropped.ticked, self.ratio.value() or None, self.seed.value(), self.shown.currentText()
         )
 
     def _lay_out(self) -> None:
-        boxes = QHBoxLayout()
-        for name, box in self.dropped.items():
-            box.setToolTip(f"Mask {name} as a whole.")
-            boxes.addWidget(box)
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
         for row, (title, widget) in enumerate(
@@ -104,8 +100,7 @@ class ExplorePart(QWidget):
         column.addWidget(self.substitute_button)
         column.addWidget(self.histogram)
         column.addWidget(text("", EXPLAINED))
-        column.addWidget(QLabel("Dropped"))
-        column.addLayout(boxes)
+        column.addWidget(self.dropped)
         column.addLayout(grid)
         column.addLayout(run)
         column.addWidget(self.fidelity)
@@ -113,8 +108,7 @@ class ExplorePart(QWidget):
 
     def _connect(self) -> None:
         again = qdebounced(self._again, timeout=400)
-        for box in self.dropped.values():
-            box.toggled.connect(lambda _: again())
+        self.dropped.changed.connect(lambda: again())
         self.ratio.valueChanged.connect(lambda _: again())
         self.seed.valueChanged.connect(lambda _: again())
         self.shown.currentTextChanged.connect(self.explorer.show_sequence)
