@@ -10,11 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
-from m3ae_core.training.record import BUNDLE, LOG, RECIPE, SUBSTITUTE, TIMES
+from m3ae_core.training.record import BUNDLE, CASES, LOG, RECIPE, SUBSTITUTE, TIMES
 from napari_m3ae.runlog import RunLog
 
 #: What a viewer adds to a run folder: the process that trains, and all that it says.
@@ -89,7 +87,7 @@ class Run:
         epoch = log.epochs[-1]["epoch"] if log.epochs else 0
         validation: dict[str, Any] = log.validations[-1] if log.validations else {"epoch": 0, "dice": {}}
         latest = log.step or (log.epochs[-1] if log.epochs else {})
-        epochs = self._epochs(latest.get("terms", {}))
+        epochs = self._epochs()
         return TrainingProgress(
             epoch,
             epochs,
@@ -166,11 +164,11 @@ class Run:
         except (psutil.Error, KeyError, TypeError, ValueError):
             return None
 
-    def _epochs(self, terms: dict[str, float]) -> int | None:
-        """Return the epochs that the recipe of the run asks for; the names of the loss terms tell its stage."""
-        stage = "finetune" if "segmentation" in terms else "pretrain"
+    def _epochs(self) -> int | None:
+        """Return the epochs that the recipe asks for; a run of stage 2 has noted which pretrained model it is of."""
         try:
-            return int(_read_json(self.folder / RECIPE)[stage]["epochs"]) if terms else None
+            stage = "pretrain" if _read_json(self.folder / CASES)["pretrained"] is None else "finetune"
+            return int(_read_json(self.folder / RECIPE)[stage]["epochs"])
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -183,17 +181,6 @@ class Run:
             with suppress(ValueError, KeyError, TypeError):
                 seconds.append(float(json.loads(line)["seconds"]))
         return statistics.median(seconds) * (epochs - epoch) if seconds and epochs is not None else None
-
-
-def side_by_side(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the slices (N, H, W) of a file as one picture (H, N·W), black at the 1st and white at the 99th percentile.
-
-    Rows run from anterior to posterior, and each slice from the patient's right to the left.
-    """
-    picture = np.hstack(list(np.load(path)))
-    low, high = np.percentile(picture, (1, 99))
-    grey = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
-    return np.asarray(255 * grey, np.uint8)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

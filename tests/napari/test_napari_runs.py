@@ -24,7 +24,7 @@ from m3ae_core.files import write_json
 from m3ae_core.training import record, stages
 from napari_m3ae import runs
 from napari_m3ae.jobs import InlineRunner
-from napari_m3ae.runs import Run, side_by_side
+from napari_m3ae.runs import Run
 from napari_m3ae.session import Session
 from napari_m3ae.training import Training, start
 
@@ -119,7 +119,7 @@ def test_a_run_is_followed_stopped_and_resumed_to_its_end(tmp_path, begin):
         assert seen.words().startswith("Finished. The model is in ")
     assert again.progress()[:3] == (EPOCHS, EPOCHS, 0)
     assert [path.name for path in again.substitutes()[:2]] == ["epoch-00001.npy", "epoch-00002.npy"]
-    assert side_by_side(again.substitutes()[-1]).shape == (24, 4 * 20)
+    assert np.load(again.substitutes()[-1]).shape == (4, 24, 20)
     assert again.modalities == ("FLAIR", "T1", "T1c", "T2")
 
 
@@ -251,6 +251,7 @@ def test_a_folder_without_a_run_is_said_to_be_one(tmp_path):
 def test_the_log_is_followed_as_it_grows(tmp_path):
     run = Run(tmp_path)
     write_json(tmp_path / "recipe.json", {"finetune": {"epochs": 12}, "pretrain": {"epochs": 7}})
+    write_json(tmp_path / "cases.json", {"pretrained": "the fingerprint of a bundle"})
     write_log(tmp_path, step(1, 1), end="")  # torn
     assert run.progress().steps == 0
     write_log(tmp_path, step(1, 1), epoch_line(1, 0.9), step(2, 2), step(3, 2, 0.7))
@@ -294,14 +295,34 @@ def test_a_log_that_was_rewound_and_grew_again_is_read_anew(tmp_path):
     assert run.curves().losses["segmentation"] == [(1, 0.9), (2, 0.7), (3, 0.6)]
 
 
+@pytest.mark.parametrize(("pretrained", "epochs"), [(None, 7), ("the fingerprint of a bundle", 12)])
+def test_stage_is_what_the_run_has_noted(tmp_path, pretrained, epochs):
+    write_json(tmp_path / "recipe.json", {"finetune": {"epochs": 12}, "pretrain": {"epochs": 7}})
+    write_log(tmp_path, epoch_line(1, 0.9))
+    assert Run(tmp_path).progress().epochs is None
+    write_json(tmp_path / "cases.json", {"pretrained": pretrained})
+    assert Run(tmp_path).progress().epochs == epochs
+
+
 def test_pictures_of_the_substitute_keep_left_and_right(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from napari_m3ae.widgets.evolution import draw_slices
+
     slices = np.zeros((2, 5, 4), np.float32)
     slices[1, 0, 3] = 1
     np.save(tmp_path / "one.npy", slices)
-    picture = side_by_side(tmp_path / "one.npy")
-    assert picture.shape == (5, 8)
-    assert picture.dtype == np.uint8
-    assert np.argwhere(picture == 255).tolist() == [[0, 7]]
+    figure = Figure(figsize=(0.8, 0.5), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_slices(axes, tmp_path / "one.npy")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (picture,) = axes.images
+    assert picture.get_array().shape == (5, 8)
+    drawn = np.asarray(canvas.buffer_rgba())[..., 0]
+    assert np.argwhere(drawn == 255).min(axis=0).tolist() == [0, 70]
+    assert drawn[:10, 70:].all()
 
 
 # --- the widget ------------------------------------------------------------------------------------
@@ -367,6 +388,7 @@ def test_a_run_that_is_opened_is_followed_while_it_is_seen(part, qtbot, tmp_path
         "napari_m3ae.widgets.train.QFileDialog.getExistingDirectory", lambda *_: str(tmp_path)
     )
     write_json(tmp_path / "recipe.json", {"model": {"modalities": ["A", "B"]}, "finetune": {"epochs": 12}})
+    write_json(tmp_path / "cases.json", {"pretrained": "the fingerprint of a bundle"})
     write_log(tmp_path, *(epoch_line(epoch, 1 / epoch) for epoch in range(1, 8)), dice_line(7, 0.5))
     (tmp_path / "substitute").mkdir()
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from opened import open_case
+from qtpy.QtWidgets import QCheckBox
 
 from m3ae_core.bundle import save_bundle
 from m3ae_core.io.case import CaseFiles
@@ -128,6 +129,7 @@ def test_every_part_of_the_panel_follows_the_model(qtbot, session, viewer, files
         assert list(panel.case.statuses) == list(order)
         assert list(panel.whatif.without.boxes) == list(order)
         assert list(panel.explore.dropped.boxes) == list(order)
+        assert len(panel.explore.dropped.findChildren(QCheckBox)) == len(order)
         assert [offered.itemText(i) for i in range(offered.count())] == list(order)
         assert panel.segment.choices.rowCount() == 2 + len(order)
         assert panel.segment.rows["T2"].layer.value is viewer.layers["T2 · patient"]

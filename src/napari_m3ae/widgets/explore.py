@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from qtpy.QtCore import QRectF, Qt
-from qtpy.QtGui import QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -22,6 +19,7 @@ from superqt.utils import qdebounced
 
 from napari_m3ae.explore import Explorer
 from napari_m3ae.widgets.parts import Table, Ticks, button, text
+from napari_m3ae.widgets.plot import Plot
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -47,7 +45,7 @@ class ExplorePart(QWidget):
             "What the model puts in the place of a missing sequence, as a layer each.",
             self.explorer.show_substitute,
         )
-        self.histogram = _Histogram()
+        self.histogram = Plot("Histogram of the substitute image of the sequence chosen below.", 90)
         self.dropped = Ticks("Dropped", "Mask {} as a whole.")
         self.ratio = QDoubleSpinBox()
         self.ratio.setRange(0, 0.98)
@@ -122,35 +120,5 @@ class ExplorePart(QWidget):
     def _fill(self) -> None:
         self.fidelity.fill(self.explorer.fidelity)
         self.fidelity.setVisible(self.explorer.reconstruction is not None)
-        self.histogram.draw(self.explorer.substitute.get(self.shown.currentText()))
-
-
-class _Histogram(QWidget):
-    """The histogram of the substitute image of the sequence that is shown."""
-
-    BINS, HEIGHT = 64, 60
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFixedHeight(self.HEIGHT)
-        self.setToolTip("Histogram of the substitute image of the sequence chosen below.")
-        self.draw(None)
-
-    def draw(self, image: np.ndarray | None) -> None:
-        """Show the histogram of `image`; None hides it."""
-        self.setVisible(image is not None)
-        counts, edges = np.histogram([] if image is None else image, self.BINS)
-        self._shares = counts / max(counts.max(), 1)
-        self._range = f"{edges[0]:.2g} to {edges[-1]:.2g}"
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802  Qt's name
-        """Draw the bars."""
-        painter = QPainter(self)
-        width, height = self.width() / self.BINS, self.height()
-        for index, share in enumerate(self._shares):
-            bar = QRectF(index * width, height * (1 - share), width, height * share)
-            painter.fillRect(bar, self.palette().highlight())
-        painter.setPen(self.palette().text().color())
-        painter.drawText(self.rect(), Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight, self._range)
-        painter.end()
+        image = self.explorer.substitute.get(self.shown.currentText())
+        self.histogram.draw(None if image is None else lambda axes: axes.hist(image.ravel(), 64))

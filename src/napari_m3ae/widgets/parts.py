@@ -81,7 +81,7 @@ class Ticks(QWidget):
         if names == tuple(self.boxes):
             return False
         for box in self.boxes.values():
-            box.deleteLater()
+            box.setParent(None)
         self.boxes = {name: QCheckBox(name) for name in names}
         for name, box in self.boxes.items():
             box.setToolTip(self.tooltip.format(name))
