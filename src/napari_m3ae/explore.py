@@ -56,7 +56,10 @@ class Explorer:
                 from m3ae_core.data.preprocess import standardise
 
                 grid = standardise(chosen.case, bundle.config).grid
-            yield dict(zip(bundle.config.modalities, bundle.substitute.numpy(), strict=True)), grid
+            yield (
+                dict(zip(bundle.config.modalities, bundle.model.images["substitute"].numpy(), strict=True)),
+                grid,
+            )
 
         def show(found: Any) -> None:
             if known is self.session.predictions:  # neither case nor model was changed meanwhile
@@ -73,12 +76,16 @@ class Explorer:
             return
 
         def job() -> Generator[Any, None, None]:
-            from m3ae_core.methods.m3ae.reconstruction import reconstruct
+            from m3ae_core.methods.m3ae.reconstruction import pretrained_patch
+            from m3ae_core.methods.method import reconstructing
 
             yield Progress("loading the model", 0, 0)
             bundle = self.session.predictor().bundle
             yield Progress("reconstructing", 0, 0)
-            yield reconstruct(bundle, chosen.case, dropped=dropped, ratio=ratio, seed=seed)
+            patch = pretrained_patch(bundle.card)
+            yield reconstructing(bundle.model).reconstruct(
+                chosen.case, dropped=dropped, ratio=ratio, seed=seed, patch=patch
+            )
 
         self.session.start(job(), lambda found: self._keep(found, shown, chosen))
 

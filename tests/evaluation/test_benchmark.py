@@ -26,7 +26,7 @@ from m3ae_core.io.case import Case, find_cases, read_case, read_case_labels
 from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
-from tiny import RECIPE, random_bundle, write_cases
+from tiny import RECIPE, random_bundle, with_substitute, write_cases
 
 REAL_PREDICT = Predictor.predict
 
@@ -36,7 +36,7 @@ def quick_predict(
 ) -> SimpleNamespace:
     """Stand-in for the network: brightness thresholds that shift with the substitute wherever sequences are missing."""
     image = np.mean([volume.data for volume in case.volumes.values()], axis=0)
-    shift = 100 * float(self.bundle.substitute.std()) * len(case.subset.missing) / 4
+    shift = 100 * float(self.bundle.model.substitute.std()) * len(case.subset.missing) / 4
     labels = np.zeros(case.shape, np.uint8)
     for value, level in ((2, 450), (1, 550), (3, 650)):
         labels[image > level + shift] = value
@@ -234,7 +234,7 @@ def test_models_are_told_apart_by_all_that_decides_about_their_answers(tmp_path,
     """Same name, same weights, another substitute: another model, measured beside the first one."""
     cases, out = place
     other = saved(
-        tmp_path / "other", replace(random_bundle(), substitute=torch.zeros_like(bundle.substitute))
+        tmp_path / "other", with_substitute(random_bundle(), torch.zeros_like(bundle.model.substitute))
     )
     assert other.sha256 == bundle.sha256
     events = list(run([bundle, other], cases, out, device="cpu"))

@@ -45,7 +45,7 @@ def test_substitute_is_four_layers_that_say_what_they_are(explorer, session, bun
     ]
     layer = session.viewer.layers[names(session)[0]]
     sequence = BRATS.names.index(layer.metadata["sequence"])
-    np.testing.assert_array_equal(layers.to_volume(layer).data, bundle.substitute[sequence].numpy())
+    np.testing.assert_array_equal(layers.to_volume(layer).data, bundle.model.substitute[sequence].numpy())
 
 
 def test_substitute_lies_where_the_model_looks_for_it(explorer, session, bundle):

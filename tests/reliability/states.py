@@ -37,7 +37,7 @@ from m3ae_core.seal import sealed
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.record import LOG, TIMES, log_sha256, rewind
-from m3ae_core.training.stages import _keep_recipe
+from m3ae_core.training.run import _keep_recipe
 from napari_m3ae.runlog import RunLog
 from runs import flat
 from tiny import RECIPE, random_bundle

@@ -19,7 +19,6 @@ from m3ae_core.inference.reuse import find_result, made_from, put_aside
 from m3ae_core.io.case import Case, CaseFiles, read_case, refuse_repeated_names
 from m3ae_core.io.folders.naming import refuse_names_that_disagree
 from m3ae_core.io.sidecar import recorded_warnings
-from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import BRATS_2023, LabelScheme
 
 Content = TypeVar("Content")
@@ -128,7 +127,7 @@ class Cohort:
     def _outcomes(self, cases: Sequence[CaseFiles]) -> Iterator[tuple[str, Future[Outcome]]]:
         """Yield what comes of each case, one case behind, so that it is written while the next is segmented."""
         behind: deque[tuple[str, Future[Outcome]]] = deque()
-        with ThreadPoolExecutor(1) as writer, freed_memory_kept():
+        with ThreadPoolExecutor(1) as writer:
             for files, content in _read_ahead(self._read, cases, self.readers):
                 try:
                     outcome = writer.submit(self._segment(files, content.result()))
