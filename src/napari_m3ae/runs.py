@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from m3ae_core.training.record import BUNDLE, CASES, LOG, RECIPE, SUBSTITUTE, TIMES
+from m3ae_core.training.record import BUNDLE, LOG, RECIPE, SUBSTITUTE, TIMES
 from napari_m3ae.runlog import RunLog
 
 #: What a viewer adds to a run folder: the process that trains, and all that it says.
@@ -87,7 +87,7 @@ class Run:
         epoch = log.epochs[-1]["epoch"] if log.epochs else 0
         validation: dict[str, Any] = log.validations[-1] if log.validations else {"epoch": 0, "dice": {}}
         latest = log.step or (log.epochs[-1] if log.epochs else {})
-        epochs = self._epochs()
+        epochs = self._epochs(latest.get("terms", {}))
         return TrainingProgress(
             epoch,
             epochs,
@@ -164,11 +164,14 @@ class Run:
         except (psutil.Error, KeyError, TypeError, ValueError):
             return None
 
-    def _epochs(self) -> int | None:
-        """Return the epochs that the recipe asks for; a run of stage 2 has noted which pretrained model it is of."""
+    def _epochs(self, terms: dict[str, float]) -> int | None:
+        """Return the epochs that the recipe asks for; it says the run's stage, but not in runs of older versions."""
+        recipe, guess = (
+            _read_json(self.folder / RECIPE),
+            "finetune" if "segmentation" in terms else "pretrain",
+        )
         try:
-            stage = "pretrain" if _read_json(self.folder / CASES)["pretrained"] is None else "finetune"
-            return int(_read_json(self.folder / RECIPE)[stage]["epochs"])
+            return int(recipe[recipe.get("stage", guess)]["epochs"]) if terms else None
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
+    from m3ae_core.bundle import Bundle
     from m3ae_core.inference.predictor import Prediction, Predictor
     from m3ae_core.io.volume import Volume
     from m3ae_core.modalities import ModalitySet
@@ -156,6 +157,12 @@ class Session:
         found = sorted(further.glob("*/bundle.json")) if further else []
         named = {**models(), **{path.parent.name: path.parent for path in found}}
         return (BUILTIN, *(Model(name, folder) for name, folder in named.items()))
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The chosen model, once it is loaded."""
+        loaded = self._loaded
+        return None if loaded is None or loaded[0] != self.state.model.folder else loaded[1].bundle
 
     @property
     def suggested_name(self) -> str:

@@ -108,8 +108,7 @@ def used_and_substituted(subset: Subset, used: str, substituted: str) -> str:
     """Say which sequences are used and which are substituted, with the given verbs."""
     if not subset.missing:
         return f"All {len(subset.of)} sequences {used}."
-    present, missing = _says(subset.present, used), _says(subset.missing, substituted)
-    return f"{present}. {missing} by the learned image."
+    return f"{_says(subset.present, used)}. {_says(subset.missing, substituted)}."
 
 
 def _says(names: Sequence[str], verb: str) -> str:

@@ -251,7 +251,6 @@ def test_a_folder_without_a_run_is_said_to_be_one(tmp_path):
 def test_the_log_is_followed_as_it_grows(tmp_path):
     run = Run(tmp_path)
     write_json(tmp_path / "recipe.json", {"finetune": {"epochs": 12}, "pretrain": {"epochs": 7}})
-    write_json(tmp_path / "cases.json", {"pretrained": "the fingerprint of a bundle"})
     write_log(tmp_path, step(1, 1), end="")  # torn
     assert run.progress().steps == 0
     write_log(tmp_path, step(1, 1), epoch_line(1, 0.9), step(2, 2), step(3, 2, 0.7))
@@ -295,12 +294,10 @@ def test_a_log_that_was_rewound_and_grew_again_is_read_anew(tmp_path):
     assert run.curves().losses["segmentation"] == [(1, 0.9), (2, 0.7), (3, 0.6)]
 
 
-@pytest.mark.parametrize(("pretrained", "epochs"), [(None, 7), ("the fingerprint of a bundle", 12)])
-def test_stage_is_what_the_run_has_noted(tmp_path, pretrained, epochs):
-    write_json(tmp_path / "recipe.json", {"finetune": {"epochs": 12}, "pretrain": {"epochs": 7}})
+@pytest.mark.parametrize(("stage", "epochs"), [("first", 7), ("second", 12), ("third", None)])
+def test_stage_is_what_the_run_has_noted(tmp_path, stage, epochs):
+    write_json(tmp_path / "recipe.json", {"second": {"epochs": 12}, "first": {"epochs": 7}, "stage": stage})
     write_log(tmp_path, epoch_line(1, 0.9))
-    assert Run(tmp_path).progress().epochs is None
-    write_json(tmp_path / "cases.json", {"pretrained": pretrained})
     assert Run(tmp_path).progress().epochs == epochs
 
 
@@ -388,7 +385,6 @@ def test_a_run_that_is_opened_is_followed_while_it_is_seen(part, qtbot, tmp_path
         "napari_m3ae.widgets.train.QFileDialog.getExistingDirectory", lambda *_: str(tmp_path)
     )
     write_json(tmp_path / "recipe.json", {"model": {"modalities": ["A", "B"]}, "finetune": {"epochs": 12}})
-    write_json(tmp_path / "cases.json", {"pretrained": "the fingerprint of a bundle"})
     write_log(tmp_path, *(epoch_line(epoch, 1 / epoch) for epoch in range(1, 8)), dice_line(7, 0.5))
     (tmp_path / "substitute").mkdir()
     rng = np.random.default_rng(0)

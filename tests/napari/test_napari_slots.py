@@ -84,7 +84,7 @@ def test_case_of_mri_and_ct(session, ct, tmp_path, told):
         "T2": "missing (will be substituted)",
         "CT": "present",
     }
-    assert session.state.plan == "T1c and CT will be used. T2 will be substituted by the learned image."
+    assert session.state.plan == "T1c and CT will be used. T2 will be substituted."
     assert not told
 
 

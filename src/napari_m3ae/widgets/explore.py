@@ -73,9 +73,11 @@ class ExplorePart(QWidget):
         if self.dropped.offer(names := [slot.modality for slot in state.slots]):
             self.shown.clear()
             self.shown.addItems(names)
-        idle = state.phase == "idle"
-        self.substitute_button.setEnabled(idle)
-        self.run_button.setEnabled(state.can_run)
+        _allow(self.substitute_button, state.phase == "idle", self.explorer.lacks("substitute"))
+        lacks = self.explorer.lacks("reconstruction")
+        _allow(self.run_button, state.can_run, lacks)
+        for widget in (self.dropped, self.ratio, self.seed, self.shown, self.live):
+            _allow(widget, True, lacks)
 
     def reconstruct(self) -> None:
         """Reconstruct with the present controls."""
@@ -122,3 +124,11 @@ class ExplorePart(QWidget):
         self.fidelity.setVisible(self.explorer.reconstruction is not None)
         image = self.explorer.substitute.get(self.shown.currentText())
         self.histogram.draw(None if image is None else lambda axes: axes.hist(image.ravel(), 64))
+
+
+def _allow(widget: QWidget, allowed: bool, lacks: str | None) -> None:
+    """Enable a widget if it is `allowed`; what the model `lacks` for it is said in its tooltip instead of the help."""
+    if widget.property("help") is None:
+        widget.setProperty("help", widget.toolTip())
+    widget.setEnabled(allowed and lacks is None)
+    widget.setToolTip(lacks or widget.property("help"))
