@@ -295,7 +295,7 @@ def pair_of_masks(folder: Path) -> tuple[list[tuple[np.ndarray, np.ndarray]], An
 def cohort(folder: Path) -> Timed:
     """All cases beside this one, with reading and writing beside the network."""
     predictor, cases = Predictor(load_bundle(builtin_bundle()), "cpu"), find_cases(folder.parent)
-    return lambda: list(Cohort(predictor, Path(tempfile.mkdtemp()), check=False).run(cases))
+    return lambda: list(Cohort(predictor, Path(tempfile.mkdtemp())).run(cases))
 
 
 def one_by_one(folder: Path) -> Timed:

@@ -28,7 +28,7 @@ from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
 from m3ae_core.io.case import Case
 from m3ae_core.io.volume import read_labels, voxel_sha256, write_labels
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import scheme_named
 from m3ae_core.seal import record_is_whole, sealed
 from napari_m3ae import layers
@@ -259,7 +259,7 @@ def _require_images(record: Record, session: Session) -> None:
     present = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
     used = {name: layers.to_volume(present[name]) for name in wanted if name in present}
     if used and len(used) == len(wanted):
-        case = Case(record.case, BRATS, used)
+        case = Case(record.case, session.state.model.modalities, used)
         same = {name: volume.sha256 for name, volume in case.volumes.items()} == wanted
         if same and _lies_elsewhere(record, case):
             raise InputError(
@@ -338,7 +338,7 @@ def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> 
         probabilities={},
         affine=affine,
         scheme=scheme_named(content["scheme"]),
-        subset=BRATS.subset(map(str, content["present"])),
+        subset=ModalitySet.named(map(str, content["modalities"])).subset(map(str, content["present"])),
         warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )
