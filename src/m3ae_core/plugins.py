@@ -1,4 +1,4 @@
-"""The extension point: outside packages add backbones and trained models without touching this one.
+"""The extension point: outside packages add backbones, methods and trained models without touching this one.
 
 A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
 
@@ -7,6 +7,10 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     @hook_implementation
     def m3ae_backbones():
         return {"my-net": build}      # build(in_channels: int, config: NetworkConfig) -> torch.nn.Module
+
+    @hook_implementation
+    def m3ae_methods():
+        return {"my-method": MyMethod}    # a class after m3ae_core.methods.method.Method
 
     @hook_implementation
     def m3ae_models():
@@ -27,11 +31,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
 
 from m3ae_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from m3ae_core.methods.method import Method
 
 hook_specification = HookSpecificationMarker("m3ae")
 hook_implementation = HookImplementationMarker("m3ae")
@@ -45,6 +52,10 @@ class Specification:
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_backbones(self) -> dict[str, BackboneFactory]:  # type: ignore[empty-body]
         """Return backbone factories by name."""
+
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_methods(self) -> dict[str, type[Method]]:  # type: ignore[empty-body]
+        """Return methods by name."""
 
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
@@ -64,6 +75,12 @@ def plugin_manager() -> PluginManager:
     return manager
 
 
+def register_own(name: str, plugin: type) -> None:
+    """Register a plugin of this package, once."""
+    if not plugin_manager().is_registered(name):
+        plugin_manager().register(plugin(), name=name)
+
+
 def backbones() -> dict[str, BackboneFactory]:
     """Return every registered backbone factory by name.
 
@@ -73,6 +90,17 @@ def backbones() -> dict[str, BackboneFactory]:
         If two plugins register the same name.
     """
     return _collected("m3ae_backbones", "backbone")
+
+
+def methods() -> dict[str, type[Method]]:
+    """Return every registered method by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_methods", "method")
 
 
 def models() -> dict[str, Path]:

@@ -26,7 +26,7 @@ from m3ae_core.errors import InputError
 from m3ae_core.intensity import PreprocessConfig
 from m3ae_core.io.case import CaseFiles, read_case
 from m3ae_core.io.volume import write_labels
-from m3ae_core.regions import BRATS_2023, MSD, encode
+from m3ae_core.regions import BRATS_2023, MSD, LabelScheme, encode
 from tiny import cached
 
 #: The template that holds the voxels of a phantom of (20, 24, 16), turned to superior, posterior, left.
@@ -130,8 +130,9 @@ def test_whatever_shapes_the_arrays_is_in_the_key(files: CaseFiles, cache: Path,
 
 
 def test_the_label_scheme_is_in_the_key(files: CaseFiles, cache: Path) -> None:
-    mine, other = (cache_case(files, MODEL, scheme, cache) for scheme in (BRATS_2023, MSD))
-    assert (mine.regions != other.regions).any()
+    for schemes in ((BRATS_2023, MSD), [LabelScheme("ours", scheme.values) for scheme in (BRATS_2023, MSD)]):
+        mine, other = (cache_case(files, MODEL, scheme, cache) for scheme in schemes)
+        assert (mine.regions != other.regions).any()
 
 
 def test_what_does_not_shape_the_arrays_is_not_in_the_key(files: CaseFiles, cache: Path) -> None:

@@ -58,7 +58,7 @@ def save_figure(
         if name in standard.subset:
             _draw(axis, _on_black(standard.image[channel])[level], (0, 1), name)
         else:
-            image = bundle.substitute[channel].numpy()
+            image = bundle.model.images["substitute"][channel].numpy()
             title = f"{name}: missing\nsubstitute (learned)"
             _draw(axis, image[level], np.percentile(image, (1, 99)).tolist(), title, "orange")
     ground = _on_black(standard.image[names.index(standard.subset.present[0])])[level]
