@@ -25,21 +25,25 @@ from m3ae_core.evaluation.statistics import summaries
 from m3ae_core.hardware import Hardware
 from m3ae_core.inference.predictor import Prediction, Predictor
 from m3ae_core.io.case import find_cases, read_case
-from m3ae_core.training.stages import Plan, finetune, pretrain
+from m3ae_core.methods.m3ae.stages import Finetune, Pretrain
+from m3ae_core.training.run import Plan, train
 
 RECIPE = load_recipe(Path(__file__).with_name("recipe.toml"))
 
 
 def trained(folder: Path, recipe: Recipe = RECIPE) -> Bundle:
     """Train both stages on three of four synthetic cases and return the model."""
+    shape = recipe.model.grid.shape[::-1]
     for seed in range(4):
-        write_phantom(folder / "cases", f"case-{seed}", seed=seed, present=recipe.model.modalities)
+        write_phantom(
+            folder / "cases", f"case-{seed}", shape=shape, seed=seed, present=recipe.model.modalities
+        )
     cases = find_cases(folder / "cases", recipe.model.modality_set)
     one, two = (
         Plan(recipe, cases[:3], folder / name, hardware=Hardware(device="cpu")) for name in ("one", "two")
     )
-    deque(pretrain(one), maxlen=0)
-    deque(finetune(two, one.folder / "bundle", validation=cases[3:]), maxlen=0)
+    deque(train(one, Pretrain()), maxlen=0)
+    deque(train(two, Finetune(), pretrained=one.folder / "bundle", validation=cases[3:]), maxlen=0)
     return load_bundle(two.folder / "bundle")
 
 

@@ -13,6 +13,7 @@ from m3ae_core.io.case import CaseFiles, find_case, read_case, read_case_labels
 from m3ae_core.io.folders.matching import sort_files
 from m3ae_core.io.sidecar import saved_scheme
 from m3ae_core.io.volume import Volume, read_labels, read_volume
+from m3ae_core.modalities import KNOWN, ModalitySet
 from m3ae_core.regions import LabelScheme, detect_scheme
 from napari_m3ae import layers
 from napari_m3ae.view import face_patient
@@ -71,7 +72,8 @@ def _holds_case(folder: Path) -> bool:
 
 
 def _read_file(path: Path) -> LayerData:
-    alone = sort_files([path])
+    known = ModalitySet(KNOWN)
+    alone = sort_files([path], known)
     name, source = _case_of(path, alone)
     if saved_scheme(path):
         volume = read_labels(path)
@@ -83,7 +85,11 @@ def _read_file(path: Path) -> LayerData:
     if modality is None:
         return layers.image_layer(read_volume(path), path.name, case=name, source=source)
     return layers.image_layer(
-        read_volume(path), f"{modality} · {name}", modality=modality, case=name, source=source
+        read_volume(path, known.kinds[modality]),
+        f"{modality} · {name}",
+        modality=modality,
+        case=name,
+        source=source,
     )
 
 

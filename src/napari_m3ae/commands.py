@@ -35,7 +35,8 @@ save_prediction(prediction, Path({output!r}))
 #: How the files become a case: as they are, or resampled to the grid of the first.
 READ = "case = read_case(CaseFiles({name!r}, files, None), modalities{oriented})"
 RESAMPLE = """\
-volumes, _ = to_one_grid({{modality: read_volume(path) for modality, path in files.items()}})
+volumes = {{name: read_volume(path, modalities.kinds[name]) for name, path in files.items()}}
+volumes, _ = to_one_grid(volumes)
 case = Case({name!r}, modalities, volumes)"""
 
 

@@ -272,10 +272,11 @@ def read(found: Found) -> Generator[Progress | Opened, None, None]:
     noted = {"case": files.name, "source": found.source}
     volumes: dict[str, Volume] = {}
     refused: dict[str, InputError] = {}
+    kinds = ModalitySet.named(files.images).kinds
     for number, (name, path) in enumerate(files.images.items()):
         yield Progress(f"reading {name}", number, len(files.images))
         try:
-            volumes[name] = _unlike(read_volume(path), volumes)
+            volumes[name] = _unlike(read_volume(path, kinds[name]), volumes)
         except InputError as error:
             refused[name] = error
     if not volumes:

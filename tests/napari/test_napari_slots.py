@@ -11,9 +11,11 @@ from opened import open_case
 from qtpy.QtWidgets import QCheckBox
 
 from m3ae_core.bundle import save_bundle
+from m3ae_core.data.phantom import phantom, write_phantom
 from m3ae_core.io.case import CaseFiles
 from napari_m3ae import layers
-from napari_m3ae.opening import Opener
+from napari_m3ae._reader import get_reader
+from napari_m3ae.opening import Found, Opener, read
 from napari_m3ae.session import Session
 from napari_m3ae.state import BUILTIN, Model
 from napari_m3ae.widgets.panel import Panel
@@ -84,7 +86,7 @@ def test_case_of_mri_and_ct(session, ct, tmp_path, told):
         "T2": "missing (will be substituted)",
         "CT": "present",
     }
-    assert session.state.plan == "T1c and CT will be used. T2 will be substituted."
+    assert session.state.plan == "CT and T1c will be used. T2 will be substituted."
     assert not told
 
 
@@ -106,7 +108,7 @@ def test_card_in_another_order_tells_its_reliability(session, viewer, files, tmp
     session.use_model(model(tmp_path, "T2", "FLAIR", "T1c", "T1", reliability={"T2+FLAIR": FIGURES}))
     session.use("T1", False)
     session.use("T1c", False)
-    assert session.state.reliability[0].startswith("Whole tumour without T1c and T1: unreliable (Dice 0.50")
+    assert session.state.reliability[0].startswith("Whole tumour without T1 and T1c: unreliable (Dice 0.50")
 
 
 def test_model_that_cannot_be_read_changes_nothing(session, viewer, files, tmp_path, told):
@@ -142,3 +144,15 @@ def test_modality_of_a_layer_is_told_by_its_name_among_those_of_the_model(sessio
     layer = viewer.add_image(np.zeros((3, 4, 5)), name="head ct")
     assert layers.modality_of(layer, BUILTIN.modalities) is None
     assert layers.modality_of(layer, model(tmp_path, "CT", "T1").read().modalities) == "CT"
+
+
+def test_a_ct_keeps_its_hounsfield_units(tmp_path: Path) -> None:
+    """Read for the panel, and as a file dropped onto the viewer."""
+    files = write_phantom(tmp_path, shape=(20, 24, 16), present=["T1c", "CT"])
+    hu = phantom((20, 24, 16), present=["CT"])[0]["CT"]
+    *_, opened = read(Found(files, "phantom"))
+    (dropped,) = get_reader(str(files.images["CT"]))(None)
+    for layer in (opened.images["CT"], dropped):
+        shown = layer[0]
+        np.testing.assert_allclose(shown[shown != 0].min(), hu[hu > -1000].min(), rtol=1e-6)
+        np.testing.assert_allclose(shown.max(), hu.max(), rtol=1e-6)
