@@ -1,6 +1,6 @@
 """Cached cases, and the training samples drawn from them.
 
-Cases are decoded, normalised and laid on the template once, into memory-mapped arrays. A sample is a function of
+Cases are decoded, normalised and resampled to the template once, into memory-mapped arrays. A sample is a function of
 (seed, its number): whatever the number of workers or restarts, sample k is the same.
 """
 
