@@ -128,3 +128,23 @@ def test_what_is_no_manifest(tmp_path: Path, text: str | None, code: str) -> Non
     with pytest.raises(InputError) as caught:
         find_cases(tmp_path / "x.csv")
     assert caught.value.code == code
+
+
+def test_a_folder_of_two_names_is_warned_of_and_of_two_names_and_folders_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One kind of evidence warns, two refuse."""
+    one = touch(tmp_path / "x", "BraTS-GLI-00012-000-t2f.nii.gz", "BraTS-GLI-00034-000-t1c.nii.gz")
+    assert run(one, "--json") == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert (
+        "The file names speak of two patients: BraTS-GLI-00012-000-t2f.nii.gz (FLAIR)" in case["warnings"][0]
+    )
+    touch(tmp_path, "p1/p1_flair.nii", "p2/p2_t1c.nii")
+    manifest = tmp_path / "cases.csv"
+    manifest.write_text("case,folder,FLAIR,T1c\nx,.,p1/p1_flair.nii,p2/p2_t1c.nii\ny,p1,p1_flair.nii,\n")
+    assert run(manifest, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [(case["case"], case["warnings"]) for case in found["cases"]] == [("y", [])]
+    assert [bad["code"] for bad in found["refused"]] == ["two-patients"]
+    assert "p2_t1c.nii (T1c). The folders speak" in found["refused"][0]["why"]
