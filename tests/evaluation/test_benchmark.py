@@ -23,7 +23,7 @@ from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case, find_cases, read_case, read_case_labels
-from m3ae_core.io.volume import read_labels, write_labels
+from m3ae_core.io.volume import read_labels, read_volume, write_image, write_labels
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
 from tiny import RECIPE, random_bundle, with_substitute, write_cases
@@ -187,6 +187,16 @@ def test_another_label_scheme_is_another_measurement(place, bundle):
     assert not measured(islice(events, 16))[0].reused
     with pytest.raises(InputError):  # stopped there, the folder holds neither the old results nor the new
         load_results(out)
+
+
+def test_a_case_of_two_patients_is_refused_before_it_is_measured(place, bundle):
+    cases, out = place
+    volume = read_volume(cases[0].images["T2"])
+    write_image(cases[0].images["T2"], np.roll(volume.data, 12, axis=0), volume.affine)
+    events = run([bundle], cases, out, device="cpu")
+    with pytest.raises(InputError) as caught:
+        next(events)
+    assert caught.value.code == "two-patients"
 
 
 def test_a_scheme_of_ones_own_is_kept_and_another_of_its_name_is_another_measurement(place, bundle):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
+from m3ae_core.cli.printed import print_doubts
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 
@@ -53,6 +54,7 @@ def benchmark(
         chosen = select(chosen, read_part(split, "test"))
     schemes = schemes_of(chosen, [scheme] if scheme else [])
     print(scheme_words(schemes))
+    print_doubts(chosen)
     events = run(bundles, chosen, output, schemes=schemes, device=device, arithmetic=arithmetic)
     results = follow(events)
     print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))

@@ -30,6 +30,7 @@ from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.files import write_json
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
+from m3ae_core.io.patients import find_two_patients
 from m3ae_core.regions import BRATS_2023, LabelScheme, encode
 
 #: In what a benchmark computes; no "auto": figures are to hold on any machine.
@@ -127,6 +128,7 @@ def _known(folder: Path, key: dict[str, str]) -> Measurement | None:
 
 def _read(files: CaseFiles, plan: Plan) -> tuple[Case, Labels]:
     case = read_case(files, plan.modalities)
+    find_two_patients(case.volumes, plan.modalities)
     return case, read_case_labels(files, case).data
 
 
