@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from m3ae_core.errors import ConfigError
+from m3ae_core.intensity import PreprocessConfig, Step
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import Region, regions_named
 
@@ -45,10 +46,6 @@ SRI24_AFFINE: Affine = (
     (1.0, 0.0, 0.0, 0.0),
     (0.0, 0.0, 0.0, 1.0),
 )
-
-
-#: The percentiles 1 and 99 of a brain lie this many standard deviations apart (5.1 to 5.5 in the training cases).
-ZSCORE_SPAN = 5.3
 
 
 class Frozen(BaseModel):
@@ -107,31 +104,6 @@ class NetworkConfig(Frozen):
     options: dict[str, Any] = {}
 
 
-class PreprocessConfig(Frozen):
-    """Intensity standardisation ("Implementation"): clip to percentiles, then scale.
-
-    `foreground` says which voxels count: all non-zero ones, or only positive ones. `scale` is ``minmax`` to [0, 1], as
-    in the paper, or ``zscore``: zero mean and unit standard deviation over the foreground, as in nnU-Net. The
-    background is 0 either way.
-    """
-
-    percentiles: tuple[float, float] = (1.0, 99.0)
-    foreground: Literal["nonzero", "positive"] = "nonzero"
-    scale: Literal["minmax", "zscore"] = "minmax"
-
-    @property
-    def span(self) -> float:
-        """The paper's intensity range [0, 1] in units of this scale."""
-        return {"minmax": 1.0, "zscore": ZSCORE_SPAN}[self.scale]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles {self.percentiles} must rise from at least 0 to at most 100")
-        return self
-
-
 class InferenceConfig(Frozen):
     """How a trained model is applied to a whole case.
 
@@ -177,6 +149,11 @@ class ModelConfig(Frozen):
         return ModalitySet.named(self.modalities)
 
     @property
+    def steps(self) -> tuple[Step, ...]:
+        """The preprocessing step of each modality, in channel order."""
+        return tuple(self.preprocess.step(modality) for modality in self.modality_set)
+
+    @property
     def region_set(self) -> tuple[Region, ...]:
         """The regions in output order."""
         return regions_named(self.regions)
@@ -204,6 +181,8 @@ class ModelConfig(Frozen):
             _ = self.modality_set, self.region_set
         except ConfigError as error:
             raise ValueError(error.problem) from error
+        if unknown := self.preprocess.modalities.keys() - {*self.modalities}:
+            raise ValueError(f"preprocess.modalities names {', '.join(sorted(unknown))}, not in modalities")
         if len(set(self.regions)) < len(self.regions) or not self.regions:
             raise ValueError(f"regions {self.regions} must be one or more, each once")
         return self
@@ -359,16 +338,15 @@ class Recipe(Frozen):
                 raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
         _require_maskable(self.pretrain, len(names))
         for name, supervised in (("finetune", self.finetune), ("train", self.train)):
-            _require_droppable(f"{name}.max_dropped", supervised.max_dropped, len(names))
+            dropped = _require_droppable(f"{name}.max_dropped", supervised.max_dropped, len(names))
+            if supervised is self.finetune and not (dropped or self.finetune.allow_identical_pair):
+                problem = "finetune drops no modality, so no two situations differ"
+                raise ValueError(f"{problem}; set allow_identical_pair")
             situations = () if isinstance(supervised.validate_on, str) else supervised.validate_on
             if unknown := {m for situation in situations for m in situation} - set(names):
                 raise ValueError(
                     f"{name}.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
                 )
-        if self.finetune.max_dropped == 0 and not self.finetune.allow_identical_pair:
-            raise ValueError(
-                "finetune drops no modality, so no two situations differ; set allow_identical_pair"
-            )
         return self
 
     def for_method(self, name: str) -> Recipe:

@@ -16,6 +16,10 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     def m3ae_models():
         return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
 
+    @hook_implementation
+    def m3ae_preprocessing():
+        return {"my-scale": MyStep}     # a subclass of m3ae_core.intensity.Step
+
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.nn.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
 can be replaced; a plugin that raises or answers with anything but a dictionary is reported, and does not break the
@@ -56,6 +60,10 @@ class Specification:
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
         """Return folders of trained bundles by name."""
+
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_preprocessing(self) -> dict[str, type[Any]]:  # type: ignore[empty-body]
+        """Return preprocessing steps by name: subclasses of :class:`m3ae_core.intensity.Step`."""
 
 
 @cache
@@ -104,6 +112,17 @@ def models() -> dict[str, Path]:
         If two plugins register the same name.
     """
     return {name: Path(folder) for name, folder in _collected("m3ae_models", "model").items()}
+
+
+def preprocessing() -> dict[str, type[Any]]:
+    """Return every registered preprocessing step by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_preprocessing", "preprocessing step")
 
 
 def _collected(hook: str, kind: str) -> dict[str, Any]:

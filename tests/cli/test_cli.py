@@ -278,6 +278,24 @@ def test_benchmark(place, capsys):
     assert snapshot(place / "out") == before
 
 
+def test_benchmark_takes_a_scheme_of_ones_own(place, capsys):
+    """As default, and for one case by its manifest."""
+    own = place / "ours.toml"
+    own.write_text('"necrotic core" = 1\noedema = 2\n"enhancing tumour" = 3\n"resection cavity" = 7\n')
+    assert run("scan", place / "cases", "--csv", place / "plain.csv") == 0
+    header, line = (place / "plain.csv").read_text().split()
+    place.joinpath("stated.csv").write_text(f"{header}\n{line.removesuffix(',,')},ours.toml,\n")
+    fixed = ("--bundle", place / "model", "--device", "cpu", "--output", place / "out")
+    assert run("benchmark", "--cases", place / "plain.csv", "--scheme", own, *fixed) == 0
+    assert "label scheme (cases): ours (enhancing tumour 3, necrotic core 1," in capsys.readouterr().out
+    assert run("benchmark", "--cases", place / "stated.csv", *fixed) == 0
+    assert "(measured before)" in capsys.readouterr().out
+    own.write_text(own.read_text().replace("7", "8"))
+    assert run("benchmark", "--cases", place / "stated.csv", *fixed) == 0
+    assert "(measured before)" not in capsys.readouterr().out
+    assert "resection cavity 8" in (place / "out" / "report.html").read_text()
+
+
 def test_benchmark_without_a_reference(place, capsys):
     (place / "cases" / "p1" / "p1-seg.nii.gz").unlink()
     before = snapshot(place)

@@ -18,7 +18,7 @@ from m3ae_core.evaluation.plan import hash_case
 from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
-from m3ae_core.evaluation.store import load_results, measurement_file, slices_file
+from m3ae_core.evaluation.store import load_results, measurement_file, scheme_of, slices_file
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
@@ -187,6 +187,20 @@ def test_another_label_scheme_is_another_measurement(place, bundle):
     assert not measured(islice(events, 16))[0].reused
     with pytest.raises(InputError):  # stopped there, the folder holds neither the old results nor the new
         load_results(out)
+
+
+def test_a_scheme_of_ones_own_is_kept_and_another_of_its_name_is_another_measurement(place, bundle):
+    cases, out = place
+    own, other = LabelScheme("ours", BRATS_2023.values), LabelScheme("ours", MSD.values)
+    results = finish([bundle], cases, out, scheme=own)
+    assert load_results(out).measurements == results.measurements
+    assert dict(scheme_of(results.record, cases[0].name).values) == dict(own.values)
+    assert [event.reused for event in measured(run([bundle], cases, out, scheme=own, device="cpu"))] == [
+        True
+    ] * 2
+    again = run([bundle], cases, out, schemes={cases[0].name: other}, scheme=own, device="cpu")
+    assert [event.reused for event in measured(again)] == [False, True]
+    assert dict(scheme_of(load_results(out).record, cases[0].name).values) == dict(other.values)
 
 
 def test_figures_are_of_float32_unless_told_and_another_arithmetic_is_another_measurement(

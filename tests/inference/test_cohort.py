@@ -22,7 +22,7 @@ from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import find_cases, read_case, scan_cases
 from m3ae_core.io.sidecar import sidecar_of
 from m3ae_core.io.volume import read_labels, read_volume, write_image, write_labels
-from m3ae_core.regions import BRATS_2021, BRATS_2023
+from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD, LabelScheme
 from m3ae_core.seal import record_is_whole, sealed
 from tiny import random_bundle, write_cases
 
@@ -195,6 +195,15 @@ def test_a_stale_result_is_replaced_only_when_asked(predictor, place, change):
     events = run(Cohort(predictor, place / "out", overwrite=True), place)
     assert [event.reused for event in events] == [False] * 3
     assert [event.reused for event in run(Cohort(predictor, place / "out"), place)] == [True] * 3
+
+
+def test_another_scheme_of_the_same_name_is_no_reason_to_reuse_a_result(predictor, place):
+    own, other = LabelScheme("ours", BRATS_2021.values), LabelScheme("ours", MSD.values)
+    run(Cohort(predictor, place / "out", scheme=own), place)
+    assert [event.reused for event in run(Cohort(predictor, place / "out", scheme=own), place)] == [True] * 3
+    events = run(Cohort(predictor, place / "out", scheme=other), place)
+    assert {event.error.code for event in events} == {"stale"}
+    assert "other label scheme" in str(events[0].error)
 
 
 def painted(place: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_filled_image_is_what_the_paper_says(case, predictor):
     standard = standardise(case.only("T1", "T2"), predictor.config)
     inference = predictor.config.inference
     extent = Extent.of(inference, predictor.config.grid.shape, standard.brain)
-    image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.subset.flags)
+    image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.exists)
     filled, brain, before = fill_extent(
         lambda part, start: predictor.model.fill(part, missing, start), image, extent, inference
     )

@@ -211,7 +211,7 @@ def made(image, output, masked, present) -> Reconstruction:
     of = BRATS.names[: len(image)]
     mask = np.array(masked, bool).reshape(shape)
     subset = replace(BRATS.subset(present), of=of)
-    return Reconstruction(arrays[0], arrays[0], mask, arrays[1], Grid((1, 1, 4), np.eye(4)), subset)
+    return Reconstruction(arrays[0], arrays[0], mask, arrays[1], Grid((1, 1, 4), np.eye(4)), subset, of)
 
 
 def test_fidelity_by_hand():

@@ -52,7 +52,7 @@ def finetuning(cases: list[CachedCase], **settings: Any) -> tuple[FinetuneTask, 
     torch.manual_seed(0)
     config = FinetuneConfig(**CROP, **settings)
     start = M3AE.of(RECIPE.model, torch.rand(4, 20, 20, 20))
-    samples = Samples(cases, config, FinetuneDraw(config, RECIPE.model.preprocess))
+    samples = Samples(cases, config, FinetuneDraw(config, RECIPE.model.steps))
     task = FinetuneTask(config, Segmenter(RECIPE.model), start)
     return task, [samples[n] for n in range(4)]
 

@@ -24,6 +24,7 @@ from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.split4d import split_4d
 from m3ae_core.cli.training import curves, finetune, invert, pretrain, train
 from m3ae_core.errors import InputError, OutputError, printable
+from m3ae_core.extras import require_extra
 from m3ae_core.files import ensure_writable, make_folder
 
 
@@ -57,6 +58,9 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
         device: auto takes CUDA where there is any.
         viewer: Open napari on the result afterwards.
     """
+    require_extra("report")
+    if viewer:
+        require_extra("napari")
     ensure_writable(make_folder(output) / "figure")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle, builtin_case

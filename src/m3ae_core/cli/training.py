@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from m3ae_core.cli.arguments import OptionalFolder, OptionalPath
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
+from m3ae_core.extras import require_extra
 from m3ae_core.hardware import Hardware
 from m3ae_core.modalities import ModalitySet
 
@@ -47,6 +48,7 @@ def pretrain(
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.config import load_recipe
     from m3ae_core.training.run import Plan, stage_named, train
 
@@ -80,6 +82,7 @@ def invert(
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.methods.m3ae.stages import Invert, inversion_recipe
     from m3ae_core.training.run import Plan, train
@@ -155,6 +158,7 @@ def finetune(
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.config import load_recipe
 
     settings = load_recipe(recipe)
@@ -229,6 +233,7 @@ def curves(run: Positional[Path], *, output: Path) -> None:
         run: The output folder of pretrain or finetune.
         output: Where to write the figure (.png).
     """
+    require_extra("report")
     from m3ae_core.report.curves import save_curves
 
     print(f"figure {printable(save_curves(run, output))}")

@@ -260,9 +260,12 @@ def _regions(
 
 def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> str:
     """Hash what shapes the arrays; without a scheme, of the image alone."""
-    digest = hashlib.sha256(f"{PREPARATION} {scheme.name if scheme else ''}".encode())
-    for part in (model.grid, model.preprocess):
-        digest.update(part.model_dump_json().encode())
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.identity if scheme else ''}".encode())
+    digest.update(model.grid.model_dump_json().encode())
+    digest.update(model.preprocess.model_dump_json(exclude={"modalities"}).encode())
+    for name, step in zip(model.modalities, model.steps, strict=True):
+        if step != model.preprocess.default:
+            digest.update(f"{name} {step.model_dump_json()}".encode())
     digest.update(",".join((*model.modalities, *model.regions)).encode())
     for path in (*(case.images.get(name) for name in model.modalities), case.labels if scheme else None):
         digest.update(files.sha256(path).encode() if path else b"-")

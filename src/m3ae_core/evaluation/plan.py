@@ -43,7 +43,7 @@ class Plan:
             "fingerprint": model.fingerprint,
             "case": case,
             "case_sha256": case_sha256,
-            "scheme": self.schemes[case].name,
+            "scheme": self.schemes[case].identity,
             "arithmetic": self.arithmetic,
             "modalities": "+".join(self.modalities.names),
             "code_version": __version__,
@@ -58,13 +58,14 @@ class Plan:
             "bundles": [asdict(model) for model in self.models],
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
-            "scheme": ", ".join(sorted({self.schemes[name].name for name in cases})),
+            "scheme": ", ".join(sorted({self.schemes[name].identity for name in cases})),
+            "schemes": {self.schemes[name].identity: dict(self.schemes[name].values) for name in cases},
             "arithmetic": self.arithmetic,
             "conventions": {convention.name: convention.description for convention in CONVENTIONS},
             "devices": sorted({measurement.device for measurement in measurements}),
             "case_list_sha256": _digest(f"{name} {cases[name]}" for name in sorted(cases)),
             "cases": [
-                {"name": name, "sha256": digest, "scheme": self.schemes[name].name}
+                {"name": name, "sha256": digest, "scheme": self.schemes[name].identity}
                 for name, digest in cases.items()
             ],
             "versions": {

@@ -17,6 +17,7 @@ from m3ae_core.errors import InputError
 from m3ae_core.evaluation.metrics import Overlap
 from m3ae_core.evaluation.results import Measurement, Model, Results
 from m3ae_core.files import write_json
+from m3ae_core.regions import LabelScheme, scheme_named
 
 INDEX = "benchmark.json"
 
@@ -41,7 +42,9 @@ def read_measurement(path: Path) -> Measurement | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         overlaps = {
-            subset: {region: Overlap(**values) for region, values in regions.items()}
+            "+".join(sorted(subset.split("+"))): {
+                region: Overlap(**values) for region, values in regions.items()
+            }
             for subset, regions in content["overlaps"].items()
         }
         return Measurement(dict(content["key"]), str(content["device"]), overlaps)
@@ -67,7 +70,7 @@ def load_results(folder: Path) -> Results:
         }
         shared |= {"arithmetic": record["arithmetic"]} if "arithmetic" in record else {}  # of 0.1: not known
         cases = [
-            {"case": c["name"], "case_sha256": c["sha256"], "scheme": scheme_of(record, c["name"]), **shared}
+            {"case": c["name"], "case_sha256": c["sha256"], "scheme": _identity(record, c["name"]), **shared}
             for c in record["cases"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -81,8 +84,15 @@ def load_results(folder: Path) -> Results:
     return Results(folder, record, models, modalities, regions, measurements)
 
 
-def scheme_of(record: Mapping[str, Any], case: str) -> str:
-    """Return the name of the label scheme that a case was measured with; in a record of 0.1 all share one."""
+def scheme_of(record: Mapping[str, Any], case: str) -> LabelScheme:
+    """Return the label scheme that a case was measured with; a record of 0.1 holds its name alone."""
+    identity = _identity(record, case)
+    values = record.get("schemes", {}).get(identity)
+    return LabelScheme(identity, tuple(values.items())) if values else scheme_named(identity)
+
+
+def _identity(record: Mapping[str, Any], case: str) -> str:
+    """Return what identifies the label scheme of a case; in a record of 0.1 all share one."""
     own = {entry["name"]: entry.get("scheme") for entry in record["cases"]}
     return str(own[case] or record["scheme"])
 

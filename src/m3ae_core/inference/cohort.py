@@ -180,7 +180,7 @@ class Cohort:
         """Return what stays of an earlier run, None if the case is to be segmented; a damaged result is put aside."""
         path, predictor = self.path_of(files.name), self.predictor
         inference = predictor.config.inference.model_dump(mode="json")
-        wanted = made_from(case, predictor.bundle.fingerprint, inference, self.scheme.name)
+        wanted = made_from(case, predictor.bundle.fingerprint, inference, self.scheme)
         found = find_result(path, case, wanted)
         if found is None or (self.discard_edits and found.state == "edited"):
             return None

@@ -190,7 +190,7 @@ class Predictor:
             fallbacks: list[str] = []
             extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
             logits: Tensor | None = None
-            missing = ~torch.tensor(standard.subset.flags)
+            missing = ~torch.tensor(standard.exists)
             for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
                 lambda x: self._forward(x, missing, fallbacks),
                 lambda image, start: self.model.fill(image, missing, start),

@@ -64,7 +64,7 @@ def describe(
             "licence": bundle.card.get("licence"),
             "inference": config.inference.model_dump(mode="json"),
         },
-        "reliability": bundle.card.get("reliability", {}).get(str(subset)),
+        "reliability": subset.entry(bundle.card.get("reliability", {})),
         "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
         "device": {
             "name": str(how.device),

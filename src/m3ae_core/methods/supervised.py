@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from m3ae_core.config import PreprocessConfig, Recipe, Shape, SupervisedConfig
+from m3ae_core.config import Recipe, Shape, SupervisedConfig
 from m3ae_core.data.augment import Augmentation
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.data.scanner import Scanner
+from m3ae_core.intensity import Step
 from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.methods.situations import BoolArray, drop_existing
 
@@ -41,7 +42,7 @@ class SupervisedDraw:
     """Draws what is random about a sample: its missing modalities and its augmentation."""
 
     config: SupervisedConfig
-    preprocess: PreprocessConfig
+    steps: tuple[Step, ...]
 
     def situations(self, rng: np.random.Generator, exists: BoolArray) -> BoolArray:
         """Draw which modalities are dropped, among those that `exists` (N,): (S, N), one situation by default."""
@@ -51,9 +52,9 @@ class SupervisedDraw:
     def __call__(self, crop: Crop, rng: np.random.Generator) -> SupervisedSample:
         """Draw the situations and the augmentation of one crop."""
         dropped = self.situations(rng, crop.exists)
-        count, depth = len(crop.exists), self.config.crop[0]
-        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
-        scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
+        spans = [step.span for step in self.steps]
+        augmentation = Augmentation.draw(rng, self.config.augment, spans, self.config.crop[0])
+        scanner = Scanner.draw(rng, self.config.scanner, len(spans)) if self.config.scanner else None
         return SupervisedSample(
             crop.image,
             crop.regions,
@@ -138,7 +139,7 @@ class SupervisedTask(AveragedTask):
     def _image(self, sample: SupervisedSample, device: torch.device) -> Tensor:
         image = sample.image.to(device, non_blocking=True)
         if sample.scanner is not None:
-            image = sample.scanner.apply(image, self.recipe.model.preprocess)
+            image = sample.scanner.apply(image, self.recipe.model.steps)
         return sample.augmentation.space(sample.augmentation.intensity(image))
 
 
@@ -159,7 +160,7 @@ class Supervised(Stage):
 
     def draw(self, recipe: Recipe) -> Draw[Any]:
         """Return what draws one situation and an augmentation."""
-        return SupervisedDraw(recipe.train, recipe.model.preprocess)
+        return SupervisedDraw(recipe.train, recipe.model.steps)
 
     def task(self, recipe: Recipe, start: Method | None, cases: Sequence[CachedCase]) -> Task:
         """Return the task of the recipe's method, going on from the network of `start` if there is one."""

@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
+from m3ae_core.io.weights import load_pickle
 from m3ae_core.report.canvas import new_figure
 from m3ae_core.seal import file_is_whole
-from m3ae_core.training.record import LOG, SUBSTITUTE
+from m3ae_core.training.checkpoint import CHECKPOINT
+from m3ae_core.training.record import LOG, SUBSTITUTE, log_sha256
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -22,7 +24,10 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     Raises
     ------
     InputError
-        If the folder holds no log of a run, or an empty one.
+        If the folder holds no log of a run (``no-run``), one without an epoch (``no-epoch``), or one that was changed
+        since the run's checkpoint was written (``other-log``).
+    BundleError
+        If that checkpoint is damaged.
     """
     lines: list[dict[str, Any]] = []
     try:
@@ -42,7 +47,18 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         ) from error
     if not any("terms" in line and "step" not in line for line in lines):
         raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
+    _require_unchanged(run)
     return lines
+
+
+def _require_unchanged(run: Path) -> None:
+    """Refuse a log that is not what the checkpoint says of it; one of an older version says nothing."""
+    if not (run / CHECKPOINT).exists():
+        return
+    state = load_pickle(run / CHECKPOINT)
+    if "log" in state and log_sha256(run, state.get("epoch")) != state["log"]:
+        problem = f"The {LOG} is not what it was when the run's checkpoint was written."
+        raise InputError(problem, "Copy the run's folder again.", path=run / LOG, code="other-log")
 
 
 def _checked(line: Any) -> dict[str, Any]:
@@ -70,8 +86,8 @@ def save_curves(run: Path, path: Path) -> Path:
 
     Raises
     ------
-    InputError
-        If the run has no finished epoch.
+    InputError, BundleError
+        If the log cannot be used, see :func:`read_log`.
     ConfigError
         If matplotlib is not installed.
     OutputError

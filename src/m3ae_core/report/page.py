@@ -11,7 +11,7 @@ from m3ae_core.evaluation.results import Model, Results, Score
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import TEST
 from m3ae_core.evaluation.store import scheme_of, slices_file
-from m3ae_core.regions import COLOURS, scheme_named
+from m3ae_core.regions import COLOURS
 from m3ae_core.report.canvas import data_uri
 from m3ae_core.report.plots import score_plot, slices_plot
 from m3ae_core.report.sections import Section, provenance
@@ -107,7 +107,7 @@ def _example(results: Results, scores: Sequence[Score], model: Model, case: str,
         for score in scores
         if (score.bundle, score.case) == (model.label, case)
     }
-    plot = slices_plot(slices, dice, scheme_named(scheme_of(results.record, case)))
+    plot = slices_plot(slices, dice, scheme_of(results.record, case))
     caption = (
         f"{kind} {case}, {model.label}: the slice with most reference tumour; Dice of the whole case in %."
     )

@@ -79,8 +79,8 @@ def slices_plot(
 def _draw_presence(panel: Any, subsets: Sequence[Subset]) -> None:
     """Draw a dot per row and sequence, filled where it is present, as in the paper's Table 1."""
     names = subsets[0].of
-    for column in range(len(names)):
-        filled = ["black" if subset.flags[column] else "white" for subset in subsets]
+    for column, name in enumerate(names):
+        filled = ["black" if name in subset else "white" for subset in subsets]
         panel.scatter([column] * len(subsets), range(len(subsets)), c=filled, edgecolors="black", s=36)
     panel.set_xticks(range(len(names)), names, rotation=90)
     panel.xaxis.tick_top()

@@ -183,7 +183,8 @@ def _rows(
 
 def _cells(table: Table) -> list[list[str]]:
     return [
-        [*(PRESENT if flag else MISSING for flag in subset.flags), *texts] for subset, texts in table.rows
+        [*(PRESENT if name in subset else MISSING for name in table.modalities), *texts]
+        for subset, texts in table.rows
     ]
 
 

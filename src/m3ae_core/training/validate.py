@@ -55,7 +55,7 @@ class Validation:
     def _dice(self, case: CachedCase, subset: Subset, model: Method) -> list[float]:
         device = self.fabric.device
         image = torch.tensor(case.image, device=device)
-        missing = ~torch.tensor(subset.flags, device=device)
+        missing = ~torch.tensor(self.model.modality_set.flags(subset), device=device)
         extent = Extent.of(self.model.inference, self.model.grid.shape, case.brain)
         *_, (_, _, logits) = whole_logits(
             lambda x: model.predict(x, missing),

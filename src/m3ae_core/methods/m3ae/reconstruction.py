@@ -59,6 +59,8 @@ class Reconstruction:
         The template grid where the case lies: its affine leads to the case's own world.
     subset
         The sequences that the case has, whether dropped or not.
+    modalities
+        Names of the N sequences, in channel order.
     """
 
     image: FloatArray
@@ -67,11 +69,7 @@ class Reconstruction:
     output: FloatArray
     grid: Grid
     subset: Subset
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the N sequences, in channel order."""
-        return self.subset.of
+    modalities: tuple[str, ...]
 
     @property
     def composite(self) -> FloatArray:
@@ -82,7 +80,7 @@ class Reconstruction:
     def error(self) -> FloatArray:
         """(N, D, H, W) float32, |output - image|; zero for sequences that the case lacks: nothing is known of them."""
         error: FloatArray = np.abs(self.output - self.image)
-        error[~np.array(self.subset.flags)] = 0
+        error[[name not in self.subset for name in self.modalities]] = 0
         return error
 
     def fidelity(self) -> dict[str, Fidelity]:
@@ -149,13 +147,16 @@ def reconstruct(
             "Keep at least one.",
             code="no-sequence",
         )
-    masked = _draw_mask(~np.array(left.flags), model.config.grid.shape, patch, ratio, seed)
+    dropped_flags = ~np.array(standard.modalities.flags(left))
+    masked = _draw_mask(dropped_flags, model.config.grid.shape, patch, ratio, seed)
     filled, output = _run(model.autoencoder, standard.image, model.substitute, masked)
     if not np.isfinite(output).all():
         raise BundleError(
             "The model gave values that are not finite.", "Use another model.", code="nonfinite"
         )
-    return Reconstruction(standard.image, filled, masked, output, standard.grid, standard.subset)
+    return Reconstruction(
+        standard.image, filled, masked, output, standard.grid, standard.subset, standard.modalities.names
+    )
 
 
 def pretrained_patch(card: Mapping[str, Any]) -> int:

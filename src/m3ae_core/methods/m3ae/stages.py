@@ -53,7 +53,7 @@ class Finetune(Stage):
 
     def draw(self, recipe: Recipe) -> Draw[Any]:
         """Return what draws the two situations of a sample and its augmentation."""
-        return FinetuneDraw(recipe.finetune, recipe.model.preprocess)
+        return FinetuneDraw(recipe.finetune, recipe.model.steps)
 
     def task(self, recipe: Recipe, start: Method | None, cases: Sequence[CachedCase]) -> Task:
         """Start from the segmenter, or the autoencoder, of `start`."""

@@ -211,7 +211,7 @@ class FinetuneTask(AveragedTask):
         content = self.substitute.crop([sample.start], self.config.crop)
         image = sample.image.to(content.device, non_blocking=True)
         if sample.scanner is not None:
-            image = sample.scanner.apply(image, self.start.config.preprocess)
+            image = sample.scanner.apply(image, self.start.config.steps)
         dropped = sample.dropped
         if self.config.teacher:
             dropped = torch.cat([dropped, ~sample.exists[None]])
