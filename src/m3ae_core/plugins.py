@@ -1,4 +1,4 @@
-"""The extension point: outside packages add backbones and trained models without touching this one.
+"""The extension point: outside packages add backbones, trained models and metrics without touching this one.
 
 A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
 
@@ -11,6 +11,10 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     @hook_implementation
     def m3ae_models():
         return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
+
+    @hook_implementation
+    def m3ae_metrics():
+        return {"my_metric": Metric("my_metric", ...)}    # m3ae_core.evaluation.registry.Metric
 
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.nn.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
@@ -46,6 +50,10 @@ class Specification:
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
         """Return folders of trained bundles by name."""
 
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_metrics(self) -> dict[str, Any]:  # type: ignore[empty-body]
+        """Return entries of the table of metrics (:class:`m3ae_core.evaluation.registry.Metric`) by name."""
+
 
 @cache
 def plugin_manager() -> PluginManager:
@@ -76,6 +84,17 @@ def models() -> dict[str, Path]:
         If two plugins register the same name.
     """
     return {name: Path(folder) for name, folder in _collected("m3ae_models", "model").items()}
+
+
+def metrics() -> dict[str, Any]:
+    """Return every registered metric by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_metrics", "metric")
 
 
 def _collected(hook: str, kind: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from m3ae_core import __version__
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS
-from m3ae_core.evaluation.metrics import Overlap
+from m3ae_core.evaluation.registry import DICE, HD95, Overlap
 from m3ae_core.evaluation.results import PAPER_ROWS, Measurement, Model, Results, table_order
 from m3ae_core.evaluation.slices import Slices, write_slices
 from m3ae_core.evaluation.statistics import average, compare, summaries
@@ -21,7 +21,8 @@ from m3ae_core.evaluation.store import slices_file
 from m3ae_core.modalities import BRATS
 from m3ae_core.report.benchmark import write_report
 from m3ae_core.report.page import example_cases
-from m3ae_core.report.tables import comparison_tables, html_table, latex, markdown, score_table, tex
+from m3ae_core.report.tables import Table, comparison_tables, score_table
+from m3ae_core.report.template import render, tex
 from paper import paper_tables
 
 ROWS = table_order(BRATS)
@@ -34,8 +35,9 @@ def measurement(model: Model, index: int, case: str) -> Measurement:
     overlaps = {}
     for row, subset in enumerate(ROWS):
         dice = 0.9 - 0.25 * index - 0.01 * row + (0.05 if model is MODELS[1] else 0)
-        found = Overlap(800, 900, dice, 5.0 + index, 1.0, 373.12866, dice)
-        gone = replace(found, reference=0, dice=0.0, hd95_mm=None, lesion_dice=0.0)
+        of_masks = {"lesion_dice": dice, "hd95_mm": 5.0 + index}
+        found = Overlap(900, 1100, round(1000 * dice), 1.0, 373.12866, of_masks)
+        gone = replace(found, reference=0, shared=0, measured={"lesion_dice": 0.0, "hd95_mm": None})
         overlaps[str(subset)] = {"WT": found, "TC": found, "ET": gone if case == "bad" else found}
     key = {"bundle_sha256": model.sha256, "fingerprint": model.fingerprint, "case": case}
     return Measurement({**key, "case_sha256": "c" * 64, "code_version": __version__}, "cpu", overlaps)
@@ -68,6 +70,10 @@ def made_up(folder: Path, models: tuple[Model, ...]) -> Results:
     return Results(folder, record, models, BRATS.names, ("WT", "TC", "ET"), measurements)
 
 
+def written(table: Table, ending: str) -> str:
+    return render(f"table.{ending}", table=table)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     made = made_up(tmp_path_factory.mktemp("two"), MODELS)
@@ -80,8 +86,10 @@ def results(tmp_path_factory) -> Results:
     [("BraTS2018 (Table 1)", "85.8 77.4 59.9"), ("BraTS2020 (Table S3)", "86.9 79.1 61.7")],
 )
 def test_the_papers_tables_come_out_as_the_paper_prints_them(name, expected):
-    table = score_table(paper_tables()[name], ROWS, "dice", name)
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(table).splitlines()]
+    table = score_table(paper_tables()[name], ROWS, DICE, name)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in written(table, "md").splitlines()
+    ]
     assert lines[0] == ["FLAIR", "T1", "T1c", "T2", "WT", "TC", "ET"]
     present = [
         frozenset(n for n, dot in zip(BRATS.names, line, strict=False) if dot == "●") for line in lines[2:-1]
@@ -93,12 +101,12 @@ def test_the_papers_tables_come_out_as_the_paper_prints_them(name, expected):
         assert "n = 100" in table.title
     else:
         assert lines[2][4:] == ["84.8", "69.4", "47.6"]
-    assert all(mean in latex(table).splitlines()[-4] for mean in expected.split())
-    assert all(f"<td>{mean}</td>" in html_table(table) for mean in expected.split())
+    assert all(mean in written(table, "tex").splitlines()[-4] for mean in expected.split())
+    assert all(f"<td>{mean}</td>" in written(table, "html") for mean in expected.split())
 
 
 def test_models_stand_side_by_side(results):
-    table = score_table(summaries(results.scores(BRATS_LEGACY), "hd95_mm"), ROWS, "hd95_mm", "brats_legacy")
+    table = score_table(summaries(results.scores(BRATS_LEGACY), "hd95_mm"), ROWS, HD95, "brats_legacy")
     assert table.columns[:2] == ("WT, ours & <co>", "WT, theirs_2")
     assert table.columns[4:] == ("ET, ours & <co>", "ET, theirs_2")
     assert table.rows[0][1][0] == "6.0 ± 1.0"
@@ -109,7 +117,7 @@ def test_models_stand_side_by_side(results):
 
 def test_differences_between_models(results):
     tests = compare(results.scores(BRATS_LEGACY), "dice")
-    (table,) = comparison_tables(tests, ROWS, "dice", "brats_legacy")
+    (table,) = comparison_tables(tests, ROWS, DICE, "brats_legacy")
     assert "theirs_2 minus ours & <co>" in table.title
     assert table.columns == ("WT", "TC", "ET")
     assert {texts[0] for _, texts in table.rows} == {"+5.0 (1.000)"}  # three pairs: p = 0.25, times 45
@@ -189,7 +197,10 @@ def test_the_pages_pictures_show_something(results):
 
 
 def test_the_cases_shown_are_the_median_one_and_the_worst(results):
-    assert example_cases(results.scores(BRATS_LEGACY)) == {"Typical case": "middling", "Worst case": "bad"}
+    assert example_cases(results.scores(BRATS_LEGACY), DICE) == {
+        "Typical case": "middling",
+        "Worst case": "bad",
+    }
 
 
 def test_one_model_is_compared_with_none(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,54 +10,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m3ae_core.errors import InputError
-from m3ae_core.evaluation.lesionwise import lesionwise_dice
 from m3ae_core.io.case import require_same_grid
 from m3ae_core.io.sidecar import saved_scheme
 from m3ae_core.io.volume import Volume, read_labels
 from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, scheme_named
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How a predicted mask lies on its reference, before any convention says what an empty mask counts.
-
-    Attributes
-    ----------
-    predicted, reference
-        Voxels of the two masks.
-    dice
-        Dice similarity in [0, 1]; None if both masks are empty.
-    hd95_mm
-        See :func:`hd95_mm`; None if either mask is empty.
-    voxel_mm3, diagonal_mm
-        Volume of a voxel, and diagonal of the whole image: what conventions need to know of the grid.
-    lesion_dice
-        See :func:`~m3ae_core.evaluation.lesionwise.lesionwise_dice`; None if there is no lesion and no false positive.
-    """
-
-    predicted: int
-    reference: int
-    dice: float | None
-    hd95_mm: float | None
-    voxel_mm3: float
-    diagonal_mm: float
-    lesion_dice: float | None
-
-
-def overlap(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Overlap:
-    """Measure two masks (X, Y, Z) of one grid; `spacing` is the voxel size along its axes in mm."""
-    predicted, wanted = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
-    return Overlap(
-        predicted,
-        wanted,
-        dice(prediction, reference) if predicted or wanted else None,
-        hd95_mm(prediction, reference, spacing) if predicted and wanted else None,
-        float(np.prod(spacing)),
-        float(np.linalg.norm(np.multiply(prediction.shape, spacing))),
-        lesionwise_dice(prediction, reference, spacing),
-    )
 
 
 def dice(prediction: Mask, reference: Mask) -> float:

@@ -17,11 +17,12 @@ from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
-from m3ae_core.evaluation.results import Measurement, Model
+from m3ae_core.evaluation.registry import Metric, registered
+from m3ae_core.evaluation.results import Measurement, Model, paper_order
 from m3ae_core.files import sha256
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.io.case import CaseFiles, refuse_repeated_names
-from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import REGIONS, LabelScheme, Region
 
 
@@ -35,6 +36,7 @@ class Plan:
     regions: tuple[Region, ...]
     schemes: Mapping[str, LabelScheme]
     arithmetic: str
+    metrics: tuple[Metric, ...]
 
     def key(self, model: Model, case: str, case_sha256: str) -> dict[str, str]:
         """Return all that the measurement of a case with a model depends on."""
@@ -58,6 +60,7 @@ class Plan:
             "bundles": [asdict(model) for model in self.models],
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
+            "metrics": [metric.name for metric in self.metrics],
             "scheme": ", ".join(sorted({self.schemes[name].name for name in cases})),
             "arithmetic": self.arithmetic,
             "conventions": {convention.name: convention.description for convention in CONVENTIONS},
@@ -81,12 +84,12 @@ def make_plan(
 ) -> Plan:
     """Plan a benchmark of bundles that were loaded from disk, on cases whose label schemes are given by name.
 
-    Sequences come in the order of BraTS where they are its four, else in that of the first bundle.
+    Modalities come in the order of the paper where they are its four, else in that of the first bundle.
 
     Raises
     ------
     ConfigError
-        If there is no bundle, one is given twice (``bundle-repeats``), or they differ in their sequences or regions
+        If there is no bundle, one is given twice (``bundle-repeats``), or they differ in their modalities or regions
         (``bundles-differ``).
     BundleError
         If a bundle was never saved, so that nothing identifies it.
@@ -101,9 +104,9 @@ def make_plan(
                 "Compare bundles that share both.",
                 code="bundles-differ",
             )
-    modalities = BRATS if {*first.modalities} == {*BRATS.names} else first.modality_set
+    modalities = paper_order(first.modality_set)
     regions = tuple(region for region in REGIONS if region.name in first.regions)
-    return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic)
+    return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic, registered())
 
 
 def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:

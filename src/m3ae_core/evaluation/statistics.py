@@ -11,7 +11,8 @@ from scipy import stats
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.errors import InputError
-from m3ae_core.evaluation.conventions import BRATS_LEGACY, Metric
+from m3ae_core.evaluation.conventions import BRATS_LEGACY
+from m3ae_core.evaluation.registry import DICE
 from m3ae_core.evaluation.results import Results, Score
 
 #: bundle, subset, region
@@ -45,7 +46,7 @@ class Comparison:
     """
 
     convention: str
-    metric: Metric
+    metric: str
     first: str
     second: str
     subset: str
@@ -63,8 +64,8 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(len(values), float(np.mean(values)), sd, median, q1, q3)
 
 
-def summaries(scores: Iterable[Score], metric: Metric) -> dict[Cell, Summary]:
-    """Summarise a metric over the cases, per model, subset and region; every case counts, empty masks included."""
+def summaries(scores: Iterable[Score], metric: str) -> dict[Cell, Summary]:
+    """Summarise a metric (its column) over the cases, per model, subset and region; empty masks count too."""
     return {cell: summarise(list(cases.values())) for cell, cases in _by_cell(scores, metric).items()}
 
 
@@ -73,7 +74,7 @@ def average(cells: Mapping[Cell, Summary], bundle: str, region: str) -> float:
     return float(np.mean([cell.mean for (b, _, r), cell in cells.items() if (b, r) == (bundle, region)]))
 
 
-def compare(scores: Sequence[Score], metric: Metric) -> tuple[Comparison, ...]:
+def compare(scores: Sequence[Score], metric: str) -> tuple[Comparison, ...]:
     """Test every pair of models from every subset in every region, as :data:`TEST` says.
 
     The scores are of one convention.
@@ -129,7 +130,7 @@ def reliability(results: Results, bundle: Bundle) -> dict[str, dict[str, dict[st
             path=results.folder,
             code="other-bundle",
         )
-    cells = summaries(results.scores(BRATS_LEGACY), "dice")
+    cells = summaries(results.scores(BRATS_LEGACY), DICE.column)
     return {
         str(bundle.config.modality_set.subset(subset.present)): {
             region: _card(cells[labels[0], str(subset), region]) for region in results.regions
@@ -142,7 +143,7 @@ def _card(cell: Summary) -> dict[str, float]:
     return {"median": round(cell.median, 3), "q1": round(cell.q1, 3), "q3": round(cell.q3, 3), "n": cell.n}
 
 
-def _by_cell(scores: Iterable[Score], metric: Metric) -> dict[Cell, dict[str, float]]:
+def _by_cell(scores: Iterable[Score], metric: str) -> dict[Cell, dict[str, float]]:
     """Return the values of a metric per cell and case.
 
     Raises
@@ -152,9 +153,8 @@ def _by_cell(scores: Iterable[Score], metric: Metric) -> dict[Cell, dict[str, fl
     """
     cells: dict[Cell, dict[str, float]] = {}
     for score in scores:
-        value = score.dice if metric == "dice" else score.hd95_mm
-        if value is None:
+        if metric not in score.values:
             problem = f"The convention {score.convention} does not define {metric}."
             raise InputError(problem, "Choose another convention.", code="metric")
-        cells.setdefault((score.bundle, score.subset, score.region), {})[score.case] = value
+        cells.setdefault((score.bundle, score.subset, score.region), {})[score.case] = score.values[metric]
     return cells

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m3ae_core.errors import InputError
-from m3ae_core.evaluation.metrics import Overlap
+from m3ae_core.evaluation.registry import METRICS, Metric, Overlap, registered
 from m3ae_core.evaluation.results import Measurement, Model, Results
 from m3ae_core.files import write_json
 
@@ -41,12 +41,22 @@ def read_measurement(path: Path) -> Measurement | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         overlaps = {
-            subset: {region: Overlap(**values) for region, values in regions.items()}
+            subset: {region: _overlap(values) for region, values in regions.items()}
             for subset, regions in content["overlaps"].items()
         }
         return Measurement(dict(content["key"]), str(content["device"]), overlaps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _overlap(stored: dict[str, Any]) -> Overlap:
+    """Return a stored overlap; one of 0.1 holds the Dice in place of the shared voxels."""
+    if "measured" in stored:
+        return Overlap(**stored)
+    predicted, reference, dice = stored["predicted"], stored["reference"], stored["dice"] or 0.0
+    measured = {name: stored[name] for name in ("lesion_dice", "hd95_mm")}
+    shared = round(dice * (predicted + reference) / 2)
+    return Overlap(predicted, reference, shared, stored["voxel_mm3"], stored["diagonal_mm"], measured)
 
 
 def load_results(folder: Path) -> Results:
@@ -55,7 +65,8 @@ def load_results(folder: Path) -> Results:
     Raises
     ------
     InputError
-        If the folder holds none, or a measurement of it is gone or was replaced.
+        If the folder holds none, or a measurement of it is gone or was replaced; if nothing that is installed defines
+        one of its metrics (``no-metric``).
     """
     try:
         record = json.loads((folder / INDEX).read_text("utf-8"))
@@ -78,7 +89,20 @@ def load_results(folder: Path) -> Results:
             code="no-benchmark",
         ) from error
     measurements = tuple(_recorded(folder, model, case) for case in cases for model in models)
-    return Results(folder, record, models, modalities, regions, measurements)
+    return Results(folder, record, models, modalities, regions, measurements, _metrics(folder, record))
+
+
+def _metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Metric, ...]:
+    known = {metric.name: metric for metric in registered()}
+    names = record.get("metrics", [metric.name for metric in METRICS])  # of 0.1: not named
+    if missing := [name for name in names if name not in known]:
+        raise InputError(
+            f"The benchmark measured {missing[0]!r}, which no installed package defines.",
+            "Install the package that it came from.",
+            path=folder,
+            code="no-metric",
+        )
+    return tuple(known[name] for name in names)
 
 
 def scheme_of(record: Mapping[str, Any], case: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.evaluation.conventions import Metric
+from m3ae_core.evaluation.registry import Metric
 from m3ae_core.evaluation.results import Score
 from m3ae_core.evaluation.slices import Image, Slices
 from m3ae_core.evaluation.statistics import summarise
@@ -36,8 +36,8 @@ def score_plot(scores: Sequence[Score], subsets: Sequence[Subset], metric: Metri
             chosen = [score for score in scores if (score.bundle, score.region) == (bundle, region)]
             _draw_scores(panel, chosen, subsets, metric, (offset, PALETTE[index % len(PALETTE)]))
         panel.set_title(region)
-        panel.set_xlabel("Dice" if metric == "dice" else "HD95 in mm")
-        panel.set_xlim(*((-0.02, 1.02) if metric == "dice" else (0, None)))
+        panel.set_xlabel(metric.label)
+        panel.set_xlim(*metric.limits)
         panel.grid(axis="x", color="0.9")
         panel.tick_params(axis="y", left=False)
         panel.spines[["top", "right", "left"]].set_visible(False)
@@ -52,11 +52,12 @@ def score_plot(scores: Sequence[Score], subsets: Sequence[Subset], metric: Metri
 
 
 def slices_plot(
-    slices: Slices, dice: Mapping[tuple[str, str], float], scheme: LabelScheme, columns: int = 4
+    slices: Slices, values: Mapping[tuple[str, str], float], scheme: LabelScheme, columns: int = 4
 ) -> Any:
     """Draw a figure: the reference, then what was made of the slice from every subset.
 
-    `dice` is that of the whole case, per subset and region. Each panel lies on the first sequence of its subset.
+    `values` are those of the whole case, as printed, per subset and region. A panel lies on the first modality of its
+    subset.
     """
     count = 1 + len(slices.predictions)
     rows = -(-count // columns)
@@ -68,7 +69,7 @@ def slices_plot(
         panels[0], next(iter(slices.images.values()))[box], slices.reference[box], scheme, "Reference"
     )
     for panel, (subset, labels) in zip(panels[1:], slices.predictions.items(), strict=False):
-        scores = "  ".join(f"{region} {100 * dice[subset, region]:.0f}" for s, region in dice if s == subset)
+        scores = "  ".join(f"{region} {values[subset, region]:.0f}" for s, region in values if s == subset)
         ground = slices.images[subset.split("+")[0]]
         _draw_slice(panel, ground[box], labels[box], scheme, f"{subset}\n{scores}")
     for panel in panels:
@@ -79,8 +80,8 @@ def slices_plot(
 def _draw_presence(panel: Any, subsets: Sequence[Subset]) -> None:
     """Draw a dot per row and sequence, filled where it is present, as in the paper's Table 1."""
     names = subsets[0].of
-    for column in range(len(names)):
-        filled = ["black" if subset.flags[column] else "white" for subset in subsets]
+    for column, name in enumerate(names):
+        filled = ["black" if name in subset else "white" for subset in subsets]
         panel.scatter([column] * len(subsets), range(len(subsets)), c=filled, edgecolors="black", s=36)
     panel.set_xticks(range(len(names)), names, rotation=90)
     panel.xaxis.tick_top()
@@ -99,8 +100,7 @@ def _draw_scores(
     rows = {str(subset): index + offset for index, subset in enumerate(subsets)}
     values: dict[str, list[float]] = {subset: [] for subset in rows}
     for score in scores:
-        value = score.dice if metric == "dice" else score.hd95_mm
-        values[score.subset].append(np.nan if value is None else value)
+        values[score.subset].append(metric.factor * score.values[metric.column])
     heights = [rows[subset] for subset, found in values.items() for _ in found]
     flat = [value for found in values.values() for value in found]
     panel.scatter(flat, heights, s=14, color=colour, alpha=0.4, linewidths=0)

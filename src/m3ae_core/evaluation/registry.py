@@ -1,0 +1,165 @@
+"""The table of metrics: how each is measured and printed, and what an empty mask counts.
+
+A metric is one entry of :data:`METRICS`, or comes from an outside package through the hook ``m3ae_metrics`` of
+:mod:`m3ae_core.plugins`. Result files, tables, plots and statistics take all they need from the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from m3ae_core import plugins
+from m3ae_core.errors import ConfigError
+from m3ae_core.evaluation.lesionwise import lesionwise_dice
+from m3ae_core.evaluation.metrics import Mask, hd95_mm
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What was measured of a predicted mask and its reference, before any convention says what an empty mask counts.
+
+    Attributes
+    ----------
+    predicted, reference, shared
+        Voxels of the two masks, and of both at once.
+    voxel_mm3, diagonal_mm
+        Volume of a voxel, and diagonal of the whole image.
+    measured
+        Value of each metric that is measured on masks, by name; None where it is not defined.
+    """
+
+    predicted: int
+    reference: int
+    shared: int
+    voxel_mm3: float
+    diagonal_mm: float
+    measured: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a predicted mask and its reference; exactly one of `from_counts` and `from_masks` is given.
+
+    Attributes
+    ----------
+    name, title
+        Key of its values in result files, and what it is called in tables and plots.
+    from_counts
+        Its value from the voxels that are predicted, of the reference, and shared by both; None where it is not
+        defined. Counts are always stored: results that were measured before the metric existed have it too.
+    from_masks
+        Its value from both masks (X, Y, Z), the prediction first, and the voxel size along the axes in mm; None where
+        it is not defined.
+    unit, factor
+        Unit in print, and what a value is multiplied by for it.
+    better
+        Which values are better.
+    limits
+        Ends of a plot's axis, in the printed unit; None for as far as the values reach.
+    both_empty
+        What two empty masks count.
+    undefined
+        What counts where the metric is not defined for another reason: mostly since one mask is empty; ``diagonal`` is
+        that of the image in mm.
+    column
+        Column of its scores if not `name`: a variant stands in that of the metric whose place it takes.
+
+    Raises
+    ------
+    ConfigError
+        If both or neither of `from_counts` and `from_masks` are given (``metric``).
+    """
+
+    name: str
+    title: str
+    from_counts: Callable[[int, int, int], float | None] | None = None
+    from_masks: Callable[[Mask, Mask, Sequence[float]], float | None] | None = None
+    unit: str = ""
+    factor: float = 1.0
+    better: Literal["higher", "lower"] = "higher"
+    limits: tuple[float | None, float | None] = (None, None)
+    both_empty: float = 1.0
+    undefined: float | Literal["diagonal"] = 0.0
+    column: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.from_counts is None) == (self.from_masks is None):
+            problem = f"The metric {self.name!r} must have one of from_counts and from_masks."
+            raise ConfigError(problem, "Give exactly one.", code="metric")
+        object.__setattr__(self, "column", self.column or self.name)
+
+    @property
+    def label(self) -> str:
+        """Title and unit, as in "HD95 in mm"."""
+        return f"{self.title} in {self.unit}" if self.unit else self.title
+
+    def score(self, scored: Overlap) -> float:
+        """Return the metric's value, or what counts where it is not defined."""
+        counts = (scored.predicted, scored.reference, scored.shared)
+        if not (scored.predicted or scored.reference):
+            return self.both_empty
+        value = self.from_counts(*counts) if self.from_counts else scored.measured[self.name]
+        if value is not None:
+            return value
+        return scored.diagonal_mm if self.undefined == "diagonal" else self.undefined
+
+
+DICE = Metric(
+    "dice",
+    "Dice",
+    from_counts=lambda predicted, reference, shared: 2 * shared / (predicted + reference),
+    unit="%",
+    factor=100,
+    limits=(-2, 102),
+)
+LESION_DICE = replace(  # not defined where all there is to see is too small to be scored
+    DICE, name="lesion_dice", column="dice", from_counts=None, from_masks=lesionwise_dice, undefined=1.0
+)
+HD95 = Metric(
+    "hd95_mm",
+    "HD95",
+    from_masks=lambda ours, theirs, mm: hd95_mm(ours, theirs, mm) if ours.any() and theirs.any() else None,
+    unit="mm",
+    better="lower",
+    limits=(0, None),
+    both_empty=0.0,
+    undefined="diagonal",
+)
+METRICS = (DICE, LESION_DICE, HD95)
+
+
+def registered() -> tuple[Metric, ...]:
+    """Return this package's metrics, then those of outside packages.
+
+    Raises
+    ------
+    ConfigError
+        If an outside metric is none, or its name is another one's (``plugins``).
+    """
+    outside = plugins.metrics()
+    taken = {metric.name for metric in METRICS}
+    for name, metric in outside.items():
+        if not isinstance(metric, Metric) or metric.name != name or name in taken:
+            problem = (
+                f"The metric {name!r} of an outside package is no Metric of that name, or the name is taken."
+            )
+            raise ConfigError(problem, "Update or uninstall the package.", code="plugins")
+    return (*METRICS, *outside.values())
+
+
+def overlap(
+    prediction: Mask, reference: Mask, spacing: Sequence[float], metrics: Iterable[Metric] = METRICS
+) -> Overlap:
+    """Measure two masks (X, Y, Z) of one grid; `spacing` is the voxel size along its axes in mm."""
+    return Overlap(
+        int(np.count_nonzero(prediction)),
+        int(np.count_nonzero(reference)),
+        int(np.count_nonzero(prediction & reference)),
+        float(np.prod(spacing)),
+        float(np.linalg.norm(np.multiply(prediction.shape, spacing))),
+        {m.name: m.from_masks(prediction, reference, spacing) for m in metrics if m.from_masks},
+    )
