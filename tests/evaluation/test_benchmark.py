@@ -1,5 +1,6 @@
 """A benchmark of tiny models on phantoms: right numbers, nothing computed twice, nothing lost, no change unnoticed."""
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.evaluation import registry
 from m3ae_core.evaluation.benchmark import mean_dice, run
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, RFNET_PP500
 from m3ae_core.evaluation.metrics import dice_by_region, hd95_mm
 from m3ae_core.evaluation.plan import hash_case
+from m3ae_core.evaluation.registry import METRICS, Metric
 from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
@@ -344,6 +347,53 @@ def test_mean_dice_counts_empty_pairs_as_agreement(finished):
     nothing = replace(measurement.overlaps["T2"]["ET"], predicted=0, reference=0, shared=0)
     overlaps = {"T2": {"ET": nothing}, "T1": {"ET": replace(nothing, predicted=5)}}
     assert mean_dice(replace(measurement, overlaps=overlaps)) == {"ET": 0.5}
+
+
+SENSITIVITY = Metric(
+    "sensitivity", "Sensitivity", from_counts=lambda _, reference, shared: shared / reference
+)
+VOLUME = Metric("volume", "Volume", from_masks=lambda ours, theirs, mm: float(ours.sum() * np.prod(mm)))
+
+
+@pytest.mark.parametrize(("metric", "again"), [(SENSITIVITY, False), (VOLUME, True)])
+def test_a_new_metric_is_computed_again_only_where_counts_are_not_enough(
+    place, bundle, monkeypatch, metric, again
+):
+    cases, out = place
+    before = load_results(out)
+    monkeypatch.setattr(registry, "METRICS", (*METRICS, metric))
+    events = list(run([bundle], cases, out, device="cpu"))
+    assert [event.reused for event in measured(events)] == [not again] * 2
+    legacy = events[-1].conventions[0]
+    for old, new in zip(before.scores(BRATS_LEGACY), events[-1].scores(legacy), strict=True):
+        assert old.values.items() < new.values.items()
+        expected = new.predicted_voxels * 64
+        if metric is SENSITIVITY:  # from the definition of Dice
+            shared = new.values["dice"] * (new.predicted_voxels + new.reference_voxels) / 2
+            expected = shared / new.reference_voxels
+        assert new.values[metric.name] == pytest.approx(expected)
+    monkeypatch.undo()
+    with pytest.raises(InputError) as caught:
+        load_results(out)
+    assert caught.value.code == "no-metric"
+    assert metric.name in str(caught.value)
+
+
+def test_results_of_the_first_version_are_read(place):
+    _, out = place
+    before = load_results(out)
+    for path in (out / "measurements").rglob("*.json"):
+        content = json.loads(path.read_text("utf-8"))
+        for own in (own for regions in content["overlaps"].values() for own in regions.values()):
+            total, shared = own["predicted"] + own["reference"], own.pop("shared")
+            own |= {"dice": 2 * shared / total if total else None, **own.pop("measured")}
+        path.write_text(json.dumps(content))
+    index = json.loads((out / "benchmark.json").read_text("utf-8"))
+    del index["metrics"]
+    (out / "benchmark.json").write_text(json.dumps(index))
+    after = load_results(out)
+    assert after.measurements == before.measurements
+    assert after.metrics == before.metrics
 
 
 def test_pp500_changes_enhancing_tumour_alone(finished):

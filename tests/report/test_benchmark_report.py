@@ -5,15 +5,18 @@ import csv
 import io
 import json
 import re
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from m3ae_core import __version__
+from m3ae_core import __version__, plugins
+from m3ae_core.errors import ConfigError
+from m3ae_core.evaluation import registry
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS
-from m3ae_core.evaluation.registry import DICE, HD95, Overlap
+from m3ae_core.evaluation.registry import DICE, HD95, METRICS, Metric, Overlap, registered
 from m3ae_core.evaluation.results import PAPER_ROWS, Measurement, Model, Results, table_order
 from m3ae_core.evaluation.slices import Slices, write_slices
 from m3ae_core.evaluation.statistics import average, compare, summaries
@@ -209,3 +212,91 @@ def test_one_model_is_compared_with_none(tmp_path):
     assert all(path.is_file() for path in paths)
     assert "Wilcoxon" not in (tmp_path / "report.html").read_text("utf-8")
     assert "Wilcoxon" not in (tmp_path / "tables.md").read_text("utf-8")
+
+
+VOLUME = Metric(
+    "volume_difference",
+    "Volume difference",
+    from_counts=lambda ours, theirs, _: abs(ours - theirs) / theirs if theirs else None,
+    unit="%",
+    factor=100,
+    better="lower",
+    both_empty=0.0,
+    undefined=1.0,
+)
+
+
+@pytest.fixture
+def offered():
+    """Offer metrics as an outside package does, until the test is over."""
+    manager = plugins.plugin_manager()
+
+    def offer(**metrics):
+        manager.register({"m3ae_metrics": lambda: metrics}, name="outside")
+
+    yield offer
+    manager.unregister("outside")
+
+
+@pytest.mark.parametrize("way", ["entry", "plugin"])
+def test_a_new_metric_is_in_every_file_and_nothing_else_is_touched(tmp_path, monkeypatch, offered, way):
+    if way == "entry":
+        offered()
+        monkeypatch.setattr(registry, "METRICS", (*METRICS, VOLUME))
+    else:
+        offered(volume_difference=VOLUME)
+    write_report(replace(made_up(tmp_path, MODELS), metrics=registered()))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "scores.csv").read_text("utf-8"))))
+    assert list(rows[0])[5:9] == ["convention", "dice", "hd95_mm", "volume_difference"]
+    found = {(row["case"], row["region"], row["convention"]): row["volume_difference"] for row in rows}
+    assert found["good", "ET", "brats_legacy"] == str(200 / 1100)
+    assert found["bad", "ET", "brats_legacy"] == "1.0"
+    assert found["good", "ET", "m3ae_paper"] == ""
+    for name in ("tables.md", "report.html"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert "Volume difference in %, mean ± SD, n = 3 (brats_legacy)" in text
+        assert "Volume difference, theirs_2 minus ours" in text
+        assert "18.2 ± 0.0" in text
+    assert r"\caption{Volume difference in \%, mean" in (tmp_path / "tables.tex").read_text("utf-8")
+    assert text.count("<figcaption>Volume difference (brats_legacy), lower is better.") == 1
+    assert text.count("<img") == 3 + 2 * 2
+    data = json.loads((tmp_path / "statistics.json").read_text("utf-8"))
+    assert sum(row["metric"] == "volume_difference" for row in data["summaries"]) == 2 * 45
+
+
+@pytest.mark.parametrize("offer", [{"dice": DICE}, {"other": VOLUME}, {"volume_difference": abs}])
+def test_a_metric_that_cannot_be_used_is_refused(offered, offer):
+    offered(**offer)
+    with pytest.raises(ConfigError) as caught:
+        registered()
+    assert caught.value.code == "plugins"
+    assert repr(next(iter(offer))) in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{}, {"from_counts": max, "from_masks": max}])
+def test_a_metric_is_measured_in_one_way(given):
+    with pytest.raises(ConfigError):
+        Metric("name", "Title", **given)
+
+
+def test_the_worst_case_of_a_distance_is_the_largest(results):
+    assert example_cases(results.scores(BRATS_LEGACY), HD95) == {
+        "Typical case": "middling",
+        "Worst case": "bad",
+    }
+
+
+def test_names_are_escaped_in_every_kind_of_table():
+    table = Table("<t> & 50 %", ("T1",), ("a|<b>_",), (), ("A & B", ("1",)))
+    assert r"a\|<b>_" in written(table, "md")
+    assert r"a|$<$b$>$\_" in written(table, "tex")
+    assert r"\caption{$<$t$>$ \& 50 \%}" in written(table, "tex")
+    assert "<th>a|&lt;b&gt;_</th>" in written(table, "html")
+    assert "<caption>&lt;t&gt; &amp; 50 %</caption>" in written(table, "html")
+
+
+def test_without_jinja2(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ConfigError, match=r"napari-m3ae\[report\]"):
+        write_report(made_up(tmp_path, MODELS[:1]))
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]

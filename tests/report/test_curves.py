@@ -37,7 +37,33 @@ def test_a_panel_for_each_thing_recorded(tmp_path):
 
 
 def test_a_line_being_written_is_left_out(tmp_path):
-    assert read_log(write(tmp_path, EPOCHS, '{"epoch": 4, "ter')) == EPOCHS
+    epochs, validations = read_log(write(tmp_path, EPOCHS, '{"epoch": 4, "ter'))
+    assert [line.model_dump(exclude_unset=True) for line in epochs] == EPOCHS
+    assert validations == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"epoch": 4},
+        {"epoch": "4", "terms": {"segmentation": 1.0}},
+        {"epoch": True, "terms": {"segmentation": 1.0}},
+        {"epoch": 4, "terms": {"segmentation": "1"}},
+        {"epoch": 4, "terms": {"reconstruction": 1.0}},
+        {"epoch": 4, "dice": {"WT": 0.5}},
+        {**DICE, "dice": {"WT": 0.5}},
+        ["terms"],
+    ],
+)
+def test_a_line_that_cannot_be_drawn(tmp_path, line):
+    with pytest.raises(InputError) as caught:
+        save_curves(write(tmp_path, [*EPOCHS, DICE, line]), tmp_path / "curves.png")
+    assert caught.value.code == "no-run"
+
+
+def test_a_loss_that_is_not_finite_is_read(tmp_path):
+    epochs, _ = read_log(write(tmp_path, [{"epoch": 1, "terms": {"segmentation": float("nan")}}]))
+    assert np.isnan(epochs[0].terms["segmentation"])
 
 
 @pytest.mark.parametrize(("lines", "code"), [(None, "no-run"), ([STEP], "no-epoch"), ([], "no-epoch")])
