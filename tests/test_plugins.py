@@ -195,7 +195,10 @@ def test_an_outside_metric_is_registered(tmp_path: Path) -> None:
 
         @hook_implementation
         def m3ae_metrics():
-            return {"missed": Metric("missed", "Missed voxels", from_counts=lambda ours, theirs, both: theirs - both)}
+            return {"missed": Metric(
+                name="missed", title="Missed voxels", both_empty=0, undefined=0,
+                from_counts=lambda ours, theirs, both: theirs - both,
+            )}
     """
     install(tmp_path, "outside", module)
     code = """

@@ -14,7 +14,7 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
 
     @hook_implementation
     def m3ae_metrics():
-        return {"my_metric": Metric("my_metric", ...)}    # m3ae_core.evaluation.registry.Metric
+        return {"my_metric": Metric(name="my_metric", ...)}    # m3ae_core.evaluation.registry.Metric
 
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.nn.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it

@@ -298,6 +298,24 @@ def test_any_modality_set(tmp_path):
     assert set(reliability(results, bundle)) == {"T2", "T1", "T2+T1"}
 
 
+def test_models_over_one_set_of_modalities_are_compared_whatever_their_order(tmp_path):
+    write_cases(tmp_path / "cases", 1)
+    bundles = []
+    for names in (("T2", "T1"), ("T1", "T2")):
+        config = RECIPE.model.model_copy(update={"modalities": names})
+        recipe = RECIPE.model_copy(update={"model": config})
+        bundles.append(saved(tmp_path / "".join(names), random_bundle(recipe), name="-".join(names)))
+    cases = find_cases(tmp_path / "cases", bundles[0].config.modality_set)
+    results = finish(bundles, cases, tmp_path / "out")
+    scores = results.scores(BRATS_LEGACY)
+    found = {(score.bundle, frozenset(score.subset.split("+")), score.region) for score in scores}
+    assert len(found) == len(scores) == 2 * 3 * 3
+    for bundle in bundles:
+        assert {frozenset(name.split("+")) for name in reliability(results, bundle)} == {
+            frozenset(subset.present) for subset in bundle.config.modality_set.subsets()
+        }
+
+
 def test_tables_have_the_papers_rows_for_its_sequences_in_any_order():
     other = ModalitySet.named(("T1", "T1c", "T2", "FLAIR"))
     for modalities in (BRATS, other):
@@ -349,10 +367,19 @@ def test_mean_dice_counts_empty_pairs_as_agreement(finished):
     assert mean_dice(replace(measurement, overlaps=overlaps)) == {"ET": 0.5}
 
 
+EMPTY = {"both_empty": 1.0, "undefined": 0.0}
 SENSITIVITY = Metric(
-    "sensitivity", "Sensitivity", from_counts=lambda _, reference, shared: shared / reference
+    name="sensitivity",
+    title="Sensitivity",
+    from_counts=lambda _, reference, shared: shared / reference,
+    **EMPTY,
 )
-VOLUME = Metric("volume", "Volume", from_masks=lambda ours, theirs, mm: float(ours.sum() * np.prod(mm)))
+VOLUME = Metric(
+    name="volume",
+    title="Volume",
+    from_masks=lambda ours, theirs, mm: float(ours.sum() * np.prod(mm)),
+    **EMPTY,
+)
 
 
 @pytest.mark.parametrize(("metric", "again"), [(SENSITIVITY, False), (VOLUME, True)])

@@ -408,8 +408,9 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         return Figure(figsize=(2, 1))
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-    monkeypatch.setattr("m3ae_core.report.benchmark.page", lambda results, _: f"<p>{results.record}</p>")
-    monkeypatch.setattr("m3ae_core.report.case._pictures", lambda *_: [])
+    monkeypatch.setattr("m3ae_core.report.benchmark.score_plot", small)
+    monkeypatch.setattr("m3ae_core.report.benchmark.examples", lambda *_: [])
+    monkeypatch.setattr("m3ae_core.report.case._figure", small)
     for module in ("curves", "figure"):
         monkeypatch.setattr(f"m3ae_core.report.{module}.new_figure", small)
 

@@ -23,7 +23,7 @@ from m3ae_core.evaluation.statistics import average, compare, summaries
 from m3ae_core.evaluation.store import slices_file
 from m3ae_core.modalities import BRATS
 from m3ae_core.report.benchmark import write_report
-from m3ae_core.report.page import example_cases
+from m3ae_core.report.examples import example_cases
 from m3ae_core.report.tables import Table, comparison_tables, score_table
 from m3ae_core.report.template import render, tex
 from paper import paper_tables
@@ -215,8 +215,8 @@ def test_one_model_is_compared_with_none(tmp_path):
 
 
 VOLUME = Metric(
-    "volume_difference",
-    "Volume difference",
+    name="volume_difference",
+    title="Volume difference",
     from_counts=lambda ours, theirs, _: abs(ours - theirs) / theirs if theirs else None,
     unit="%",
     factor=100,
@@ -276,7 +276,7 @@ def test_a_metric_that_cannot_be_used_is_refused(offered, offer):
 @pytest.mark.parametrize("given", [{}, {"from_counts": max, "from_masks": max}])
 def test_a_metric_is_measured_in_one_way(given):
     with pytest.raises(ConfigError):
-        Metric("name", "Title", **given)
+        Metric(name="name", title="Title", both_empty=1.0, undefined=0.0, **given)
 
 
 def test_the_worst_case_of_a_distance_is_the_largest(results):

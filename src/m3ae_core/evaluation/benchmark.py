@@ -55,9 +55,9 @@ def run(
     Parameters
     ----------
     bundles
-        Loaded from disk; all of the same sequences and regions.
+        Loaded from disk; all of the same modalities and regions.
     cases
-        Each with every sequence and a label map, under names that do not repeat.
+        Each with every modality and a label map, under names that do not repeat.
     folder
         The results folder; made if needed.
     scheme

@@ -18,31 +18,28 @@ from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, schem
 Mask = npt.NDArray[np.bool_]
 
 
+def bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """Return the box around a mask, as slices; all of it if it is empty."""
+    box: tuple[slice, ...] | None = ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]
+    return box or (slice(None),) * mask.ndim
+
+
 def dice(prediction: Mask, reference: Mask) -> float:
     """Dice similarity 2|P∩G| / (|P| + |G|) of two masks of one shape; 1 if both are empty."""
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
     return 2 * np.count_nonzero(prediction & reference) / total if total else 1.0
 
 
-def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
-    """95 % Hausdorff distance in mm between two masks (X, Y, Z), neither of them empty.
+def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float | None:
+    """95 % Hausdorff distance in mm between two masks (X, Y, Z); None if either is empty.
 
     The larger of the two directed 95th percentiles (linear between ranks) of the distances from the boundary voxels
     of one mask to the nearest boundary voxel of the other. A boundary voxel has a face neighbour outside its mask;
     beyond the image all is outside. `spacing` is the voxel size along the three axes in mm.
-
-    Raises
-    ------
-    InputError
-        If a mask is empty (``empty-mask``); a convention must say what that counts.
     """
     if not (prediction.any() and reference.any()):
-        raise InputError(
-            "The distance to an empty mask is not defined.",
-            "Score empty masks by a convention of m3ae_core.evaluation.conventions.",
-            code="empty-mask",
-        )
-    box = _bounding_box(prediction | reference)  # exact: both boundaries lie within it
+        return None
+    box = bounding_box(prediction | reference)  # exact: both boundaries lie within it
     ours, theirs = _boundary(prediction[box]), _boundary(reference[box])
     there = ndimage.distance_transform_edt(~theirs, sampling=spacing)[ours]
     back = ndimage.distance_transform_edt(~ours, sampling=spacing)[theirs]
@@ -99,10 +96,6 @@ def _scheme(labels: Volume, name: str | None) -> LabelScheme:
         return detect_scheme(np.unique(labels.data).tolist())
     except InputError as error:
         raise InputError(error.problem, error.fix, path=labels.path, code=error.code) from error
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
 
 
 def _boundary(mask: Mask) -> Mask:

@@ -1,9 +1,10 @@
-"""What a benchmark will measure: models, sequences, regions and cases, each with the hash that identifies it."""
+"""What a benchmark will measure: models, modalities, regions and cases, each with the hash that identifies it."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,11 +100,8 @@ def make_plan(
     first = bundles[0].config
     for other in (bundle.config for bundle in bundles[1:]):
         if {*other.modalities} != {*first.modalities} or {*other.regions} != {*first.regions}:
-            raise ConfigError(
-                "The bundles know other sequences or other regions.",
-                "Compare bundles that share both.",
-                code="bundles-differ",
-            )
+            problem = "The bundles know other modalities or other regions."
+            raise ConfigError(problem, "Compare bundles that share both.", code="bundles-differ")
     modalities = paper_order(first.modality_set)
     regions = tuple(region for region in REGIONS if region.name in first.regions)
     return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic, registered())
@@ -115,18 +113,18 @@ def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
     Raises
     ------
     InputError
-        If two cases share a name (``case-repeats``), or one lacks a sequence or its label map (``incomplete-case``).
+        If two cases share a name (``case-repeats``), or one lacks a modality or its label map (``incomplete-case``).
     """
     refuse_repeated_names(cases)
     for files in cases:
         lacking = [name for name in modalities.names if name not in files.images]
         lacking += ["label map"] if files.labels is None else []
         if lacking:
-            raise InputError(
-                f"The case {files.name} has no {', no '.join(lacking)}.",
-                "A benchmark takes sequences away itself and compares with a reference: give complete cases.",
-                code="incomplete-case",
+            problem = f"The case {files.name} has no {', no '.join(lacking)}."
+            fix = (
+                "A benchmark takes modalities away itself and compares with a reference: give complete cases."
             )
+            raise InputError(problem, fix, code="incomplete-case")
 
 
 def hash_case(files: CaseFiles) -> str:
@@ -143,31 +141,25 @@ def hash_case(files: CaseFiles) -> str:
         try:
             lines.append(f"{name} {sha256(named[name])}")
         except OSError as error:
-            raise InputError(
+            problem, fix = (
                 f"The file cannot be read: {error.strerror}.",
                 "Check the path and the permissions.",
-                path=named[name],
-                code="unreadable",
-            ) from error
+            )
+            raise InputError(problem, fix, path=named[name], code="unreadable") from error
     return _digest(lines)
 
 
 def _identify(bundles: Sequence[Bundle]) -> tuple[Model, ...]:
     """Name each bundle by its card, and by its fingerprint too where two share a name."""
     if unsaved := [bundle.name for bundle in bundles if not bundle.fingerprint]:
-        raise BundleError(
-            f"The bundle {unsaved[0]!r} was never saved.", "Save it, then load it.", code="unsaved"
-        )
+        problem = f"The bundle {unsaved[0]!r} was never saved."
+        raise BundleError(problem, "Save it, then load it.", code="unsaved")
     prints = [bundle.fingerprint for bundle in bundles]
     if len(set(prints)) < len(prints):
         raise ConfigError("The same bundle is given twice.", "Give each once.", code="bundle-repeats")
-    names = [bundle.name for bundle in bundles]
-    labels = [
-        name if names.count(name) == 1 else f"{name} ({own[:8]})"
-        for name, own in zip(names, prints, strict=True)
-    ]
-    shas = [bundle.sha256 for bundle in bundles]
-    return tuple(Model(*fields) for fields in zip(labels, shas, prints, strict=True))
+    names = Counter(bundle.name for bundle in bundles)
+    labels = [b.name if names[b.name] == 1 else f"{b.name} ({b.fingerprint[:8]})" for b in bundles]
+    return tuple(Model(label, b.sha256, b.fingerprint) for label, b in zip(labels, bundles, strict=True))
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -22,14 +22,8 @@ from m3ae_core.evaluation.metrics import Mask, hd95_mm
 class Overlap:
     """What was measured of a predicted mask and its reference, before any convention says what an empty mask counts.
 
-    Attributes
-    ----------
-    predicted, reference, shared
-        Voxels of the two masks, and of both at once.
-    voxel_mm3, diagonal_mm
-        Volume of a voxel, and diagonal of the whole image.
-    measured
-        Value of each metric that is measured on masks, by name; None where it is not defined.
+    `predicted`, `reference` and `shared` are voxels of the two masks and of both at once, `diagonal_mm` is that of the
+    image. `measured` holds the metrics of masks by name, None where one is not defined.
     """
 
     predicted: int
@@ -40,33 +34,27 @@ class Overlap:
     measured: dict[str, float | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of a predicted mask and its reference; exactly one of `from_counts` and `from_masks` is given.
+    """One metric of a predicted mask and its reference.
 
     Attributes
     ----------
     name, title
         Key of its values in result files, and what it is called in tables and plots.
-    from_counts
-        Its value from the voxels that are predicted, of the reference, and shared by both; None where it is not
-        defined. Counts are always stored: results that were measured before the metric existed have it too.
-    from_masks
-        Its value from both masks (X, Y, Z), the prediction first, and the voxel size along the axes in mm; None where
-        it is not defined.
+    from_counts, from_masks
+        How it is measured, by one of two: from the voxels predicted, of the reference, and shared by both; or from the
+        masks (X, Y, Z) of prediction and reference and the voxel size in mm. None is for: not defined. Counts are
+        always stored, so that a metric of counts needs no new measurement.
     unit, factor
         Unit in print, and what a value is multiplied by for it.
-    better
-        Which values are better.
-    limits
-        Ends of a plot's axis, in the printed unit; None for as far as the values reach.
-    both_empty
-        What two empty masks count.
-    undefined
-        What counts where the metric is not defined for another reason: mostly since one mask is empty; ``diagonal`` is
-        that of the image in mm.
+    better, limits
+        Which values are better, and the ends of a plot's axis in the printed unit (None: as far as values reach).
+    both_empty, undefined
+        What counts if both masks are empty, and where else the metric is not defined, mostly since one mask is empty
+        (``diagonal``: that of the image in mm).
     column
-        Column of its scores if not `name`: a variant stands in that of the metric whose place it takes.
+        Column of its scores: that of another metric for a variant that takes its place, else `name`.
 
     Raises
     ------
@@ -82,8 +70,8 @@ class Metric:
     factor: float = 1.0
     better: Literal["higher", "lower"] = "higher"
     limits: tuple[float | None, float | None] = (None, None)
-    both_empty: float = 1.0
-    undefined: float | Literal["diagonal"] = 0.0
+    both_empty: float
+    undefined: float | Literal["diagonal"]
     column: str = ""
 
     def __post_init__(self) -> None:
@@ -99,9 +87,9 @@ class Metric:
 
     def score(self, scored: Overlap) -> float:
         """Return the metric's value, or what counts where it is not defined."""
-        counts = (scored.predicted, scored.reference, scored.shared)
         if not (scored.predicted or scored.reference):
             return self.both_empty
+        counts = (scored.predicted, scored.reference, scored.shared)
         value = self.from_counts(*counts) if self.from_counts else scored.measured[self.name]
         if value is not None:
             return value
@@ -109,20 +97,22 @@ class Metric:
 
 
 DICE = Metric(
-    "dice",
-    "Dice",
+    name="dice",
+    title="Dice",
     from_counts=lambda predicted, reference, shared: 2 * shared / (predicted + reference),
     unit="%",
     factor=100,
     limits=(-2, 102),
+    both_empty=1.0,
+    undefined=0.0,
 )
 LESION_DICE = replace(  # not defined where all there is to see is too small to be scored
     DICE, name="lesion_dice", column="dice", from_counts=None, from_masks=lesionwise_dice, undefined=1.0
 )
 HD95 = Metric(
-    "hd95_mm",
-    "HD95",
-    from_masks=lambda ours, theirs, mm: hd95_mm(ours, theirs, mm) if ours.any() and theirs.any() else None,
+    name="hd95_mm",
+    title="HD95",
+    from_masks=hd95_mm,
     unit="mm",
     better="lower",
     limits=(0, None),

@@ -19,7 +19,7 @@ PAPER_ROWS = (
     "FLAIR+T1+T1c+T2",
 )
 # fmt: on
-#: The sequences of the paper in the order of its columns.
+#: The modalities of the paper in the order of its columns.
 PAPER_MODALITIES = tuple(PAPER_ROWS[-1].split("+"))
 
 
@@ -27,14 +27,8 @@ PAPER_MODALITIES = tuple(PAPER_ROWS[-1].split("+"))
 class Model:
     """One measured model.
 
-    Attributes
-    ----------
-    label
-        Its name in tables, unique within a benchmark.
-    sha256
-        Identity of its weights, as every prediction quotes it.
-    fingerprint
-        SHA-256 of all that decides about its answers: weights, substitute image and configuration.
+    `label` is its name in tables, unique within a benchmark; `sha256` that of its weights, as every prediction quotes
+    it; `fingerprint` that of all that decides about its answers: weights, substitute image and configuration.
     """
 
     label: str
@@ -44,17 +38,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One case measured with one model from every subset of its sequences.
+    """One case measured with one model from every subset of its modalities, on `device`.
 
-    Attributes
-    ----------
-    key
-        What the figures depend on: hashes of case and model, label scheme, arithmetic, code version. A measurement
-        whose key is not the wanted one is taken again.
-    device
-        Where the model ran.
-    overlaps
-        Subset -> region -> overlap.
+    `key` is what the figures depend on: hashes of case and model, label scheme, arithmetic, code version. A measurement
+    with another key than the wanted one is taken again. `overlaps` are by subset and region.
     """
 
     key: dict[str, str]
@@ -88,20 +75,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Results:
-    """A finished benchmark.
+    """A finished benchmark: its folder, the content of ``benchmark.json`` (`record`), and what was measured.
 
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    record
-        The content of ``benchmark.json``: provenance.
-    models, modalities, regions
-        What was measured; names in the order of the tables.
-    measurements
-        One per case and model.
-    metrics
-        What was measured.
+    Modalities and regions are in the order of the tables; there is one measurement per case and model.
     """
 
     folder: Path

@@ -41,8 +41,7 @@ class Summary:
 class Comparison:
     """Two models on the same `n` cases, from one subset, in one region, by one metric under one convention.
 
-    `median_difference` is that of second minus first, in the metric's unit; `p` the two-sided p-value, `p_holm` the
-    same after Holm's correction.
+    `median_difference` is second minus first, in the metric's unit; `p` is two-sided, `p_holm` after Holm's correction.
     """
 
     convention: str
@@ -65,8 +64,14 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def summaries(scores: Iterable[Score], metric: str) -> dict[Cell, Summary]:
-    """Summarise a metric (its column) over the cases, per model, subset and region; empty masks count too."""
-    return {cell: summarise(list(cases.values())) for cell, cases in _by_cell(scores, metric).items()}
+    """Summarise a metric (its column) over the cases, per model, subset and region; empty masks count too.
+
+    Raises
+    ------
+    InputError
+        If a score lacks the metric: its convention does not define it (``metric``).
+    """
+    return {cell: summarise([*cases.values()]) for cell, cases in _by_cell(scores, metric).items()}
 
 
 def average(cells: Mapping[Cell, Summary], bundle: str, region: str) -> float:
@@ -75,16 +80,11 @@ def average(cells: Mapping[Cell, Summary], bundle: str, region: str) -> float:
 
 
 def compare(scores: Sequence[Score], metric: str) -> tuple[Comparison, ...]:
-    """Test every pair of models from every subset in every region, as :data:`TEST` says.
-
-    The scores are of one convention.
-    """
+    """Test every pair of models from every subset in every region, as :data:`TEST` says, under one convention."""
     cells = _by_cell(scores, metric)
-    bundles = list(dict.fromkeys(bundle for bundle, _, _ in cells))
-    places = list(dict.fromkeys((subset, region) for _, subset, region in cells))
-    found: list[Comparison] = []
-    for first, second in combinations(bundles, 2):
-        for subset, region in places:
+    found = []
+    for first, second in combinations(dict.fromkeys(bundle for bundle, _, _ in cells), 2):
+        for subset, region in dict.fromkeys((subset, region) for _, subset, region in cells):
             ours, theirs = cells[first, subset, region], cells[second, subset, region]
             differences = [theirs[case] - ours[case] for case in ours]
             median, p = float(np.median(differences)), wilcoxon(differences)
@@ -121,21 +121,16 @@ def reliability(results: Results, bundle: Bundle) -> dict[str, dict[str, dict[st
     InputError
         If the benchmark did not measure this very bundle.
     """
-    own = bundle.fingerprint
-    labels = [model.label for model in results.models if model.fingerprint == own]
-    if not labels:
-        raise InputError(
-            f"The benchmark did not measure the bundle {bundle.name!r} as it is now.",
-            "Run `m3ae benchmark` with it.",
-            path=results.folder,
-            code="other-bundle",
-        )
+    label = next((model.label for model in results.models if model.fingerprint == bundle.fingerprint), None)
+    if label is None:
+        problem = f"The benchmark did not measure the bundle {bundle.name!r} as it is now."
+        fix = "Run `m3ae benchmark` with it."
+        raise InputError(problem, fix, path=results.folder, code="other-bundle")
     cells = summaries(results.scores(BRATS_LEGACY), DICE.column)
+    names = {subset: str(bundle.config.modality_set.subset(subset.present)) for subset in results.subsets}
     return {
-        str(bundle.config.modality_set.subset(subset.present)): {
-            region: _card(cells[labels[0], str(subset), region]) for region in results.regions
-        }
-        for subset in results.subsets
+        name: {region: _card(cells[label, str(subset), region]) for region in results.regions}
+        for subset, name in names.items()
     }
 
 
@@ -144,13 +139,7 @@ def _card(cell: Summary) -> dict[str, float]:
 
 
 def _by_cell(scores: Iterable[Score], metric: str) -> dict[Cell, dict[str, float]]:
-    """Return the values of a metric per cell and case.
-
-    Raises
-    ------
-    InputError
-        If a score lacks the metric: its convention does not define it.
-    """
+    """Return the values of a metric per cell and case."""
     cells: dict[Cell, dict[str, float]] = {}
     for score in scores:
         if metric not in score.values:

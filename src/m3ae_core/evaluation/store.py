@@ -72,22 +72,16 @@ def load_results(folder: Path) -> Results:
         record = json.loads((folder / INDEX).read_text("utf-8"))
         models = tuple(Model(**model) for model in record["bundles"])
         modalities, regions = tuple(record["modalities"]), tuple(record["regions"])
-        shared = {
-            "modalities": "+".join(modalities),
-            "code_version": record["made_by"]["napari-m3ae"],
-        }
+        shared = {"modalities": "+".join(modalities), "code_version": record["made_by"]["napari-m3ae"]}
         shared |= {"arithmetic": record["arithmetic"]} if "arithmetic" in record else {}  # of 0.1: not known
         cases = [
             {"case": c["name"], "case_sha256": c["sha256"], "scheme": scheme_of(record, c["name"]), **shared}
             for c in record["cases"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "No finished benchmark is in this folder.",
-            "Run `m3ae benchmark` with this folder as --output; it goes on where it was stopped.",
-            path=folder,
-            code="no-benchmark",
-        ) from error
+        fix = "Run `m3ae benchmark` with this folder as --output; it goes on where it was stopped."
+        problem = "No finished benchmark is in this folder."
+        raise InputError(problem, fix, path=folder, code="no-benchmark") from error
     measurements = tuple(_recorded(folder, model, case) for case in cases for model in models)
     return Results(folder, record, models, modalities, regions, measurements, _metrics(folder, record))
 
@@ -96,12 +90,8 @@ def _metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Metric, ...]:
     known = {metric.name: metric for metric in registered()}
     names = record.get("metrics", [metric.name for metric in METRICS])  # of 0.1: not named
     if missing := [name for name in names if name not in known]:
-        raise InputError(
-            f"The benchmark measured {missing[0]!r}, which no installed package defines.",
-            "Install the package that it came from.",
-            path=folder,
-            code="no-metric",
-        )
+        problem = f"The benchmark measured {missing[0]!r}, which no installed package defines."
+        raise InputError(problem, "Install the package that it came from.", path=folder, code="no-metric")
     return tuple(known[name] for name in names)
 
 
@@ -116,10 +106,7 @@ def _recorded(folder: Path, model: Model, wanted: dict[str, str]) -> Measurement
     path = measurement_file(folder, model.fingerprint, wanted["case"])
     found = read_measurement(path)
     if found is None or not wanted.items() <= found.key.items():
-        raise InputError(
-            "This measurement is not the one that the benchmark ended with.",
-            "Run `m3ae benchmark` again; it takes what is missing.",
-            path=path,
-            code="no-benchmark",
-        )
+        problem = "This measurement is not the one that the benchmark ended with."
+        fix = "Run `m3ae benchmark` again; it takes what is missing."
+        raise InputError(problem, fix, path=path, code="no-benchmark")
     return found

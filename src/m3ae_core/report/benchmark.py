@@ -10,7 +10,10 @@ from typing import Any
 from m3ae_core.evaluation.results import Results
 from m3ae_core.evaluation.statistics import TEST, summaries
 from m3ae_core.files import csv_text, write_json, write_text
-from m3ae_core.report.page import page
+from m3ae_core.regions import COLOURS
+from m3ae_core.report.canvas import data_uri
+from m3ae_core.report.examples import examples
+from m3ae_core.report.plots import score_plot
 from m3ae_core.report.sections import Section, provenance, sections
 from m3ae_core.report.template import render
 
@@ -30,13 +33,20 @@ def write_report(results: Results) -> tuple[Path, ...]:
         If a file cannot be written.
     """
     parts = sections(results)
-    facts = {"provenance": provenance(results), "parts": parts, "test": TEST}
-    texts = {
-        "scores.csv": _scores(parts),
-        "tables.md": render("tables.md", **facts),
-        "tables.tex": render("tables.tex", **facts),
-        "report.html": page(results, parts),
+    shown = parts[0]  # the convention whose scores are drawn
+    facts = {
+        "results": results,
+        "parts": parts,
+        "shown": shown.convention,
+        "test": TEST,
+        "notice": results.record["notice"],
+        "provenance": provenance(results),
+        "tissues": COLOURS,
+        "plots": [data_uri(score_plot(shown.scores, results.subsets, m)) for m in shown.convention.metrics],
+        "examples": examples(results, shown.scores, shown.convention.metrics[0]),
     }
+    texts = {"scores.csv": _scores(parts)}
+    texts |= {name: render(name, **facts) for name in ("tables.md", "tables.tex", "report.html")}
     data = write_json(results.folder / "statistics.json", _statistics(results, parts))
     return (*(write_text(results.folder / name, text) for name, text in texts.items()), data)
 

@@ -26,11 +26,11 @@ def new_figure(width: float, height: float, colour: str = "white") -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(
+        problem, fix = (
             "Figures need matplotlib, which is not installed.",
             "Run: pip install 'napari-m3ae[report]'.",
-            code="no-matplotlib",
-        ) from error
+        )
+        raise ConfigError(problem, fix, code="no-matplotlib") from error
     figure = Figure(figsize=(width, height), facecolor=colour, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

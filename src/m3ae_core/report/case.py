@@ -4,16 +4,18 @@
 # (nibabel's functions carry no annotations)
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import apply_orientation, io_orientation
-from scipy import ndimage
+from nibabel.orientations import io_orientation
 
 from m3ae_core.card import REGION_WORDS, expected_words, reliability_words
 from m3ae_core.errors import InputError
+from m3ae_core.evaluation.metrics import bounding_box
+from m3ae_core.evaluation.slices import to_axial
 from m3ae_core.files import write_text
 from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.provenance import NOTICE
@@ -23,9 +25,9 @@ from m3ae_core.regions import COLOURS, ENHANCING
 from m3ae_core.report.canvas import data_uri, grey_range, new_figure, tissue_overlay
 from m3ae_core.report.template import render
 
-#: The planes, each at the RAS axis that it lies across.
-PLANES = ("sagittal", "coronal", "axial")
-SAGITTAL, CORONAL, AXIAL = range(3)
+#: The planes, each at the axis (from superior to inferior, to posterior, to left) that it lies across.
+PLANES = ("axial", "coronal", "sagittal")
+AXIAL, CORONAL, SAGITTAL = range(3)
 
 
 def write_case_report(path: Path, case: Case, prediction: Prediction) -> Path:
@@ -50,11 +52,8 @@ def write_case_report(path: Path, case: Case, prediction: Prediction) -> Path:
         If the file cannot be written.
     """
     if prediction.labels.shape != case.shape:
-        raise InputError(
-            f"The segmentation does not lie on the grid of the case {case.name}.",
-            "Give the case that it was made from.",
-            code="grids-differ",
-        )
+        problem = f"The segmentation does not lie on the grid of the case {case.name}."
+        raise InputError(problem, "Give the case that it was made from.", code="grids-differ")
     page = render(
         "case.html",
         case=case,
@@ -72,7 +71,7 @@ def write_case_report(path: Path, case: Case, prediction: Prediction) -> Path:
 
 
 def _reliability(prediction: Prediction) -> tuple[str, ...]:
-    """Say how good this very result should be, and how reliable the model is with these sequences."""
+    """Say how good this very result should be, and how reliable the model is with these modalities."""
     card = {"reliability": {str(prediction.subset): prediction.provenance.get("reliability")}}
     return (*expected_words(prediction.provenance), *reliability_words(card, prediction.subset))
 
@@ -107,44 +106,28 @@ def _origin(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _figure(case: Case, prediction: Prediction) -> Any:
     """Return a figure: axial slices of all images, plain above and with the mask below, then two more planes."""
     figure = new_figure(2.0 * (len(case.volumes) + 1), 4.3, "black")
-    turn = io_orientation(case.affine)
-    sides = np.array(next(iter(case.volumes.values())).spacing)[np.argsort(turn[:, 0])]
-    box = _content(case, prediction.labels)
-    labels = apply_orientation(prediction.labels[box], turn)
-    images = {name: apply_orientation(volume.data[box], turn) for name, volume in case.volumes.items()}
-    places = [_fullest(labels, axis) for axis in range(3)]
-    first = next(iter(images))
+    data = [volume.data for volume in case.volumes.values()]
+    box = bounding_box(reduce(np.logical_or, data, prediction.labels > 0))
+    labels = to_axial(prediction.labels[box], case.affine)[::-1]
+    images = {name: to_axial(volume.data[box], case.affine)[::-1] for name, volume in case.volumes.items()}
+    order = np.argsort(io_orientation(case.affine)[:, 0])[::-1]
+    sides = np.array(next(iter(case.volumes.values())).spacing)[order]
+    first, places = next(iter(images)), [_fullest(labels, plane) for plane in range(len(PLANES))]
     plain = [(name, AXIAL, False) for name in images]
     masked = [(name, AXIAL, True) for name in images]
     panels = [*plain, (first, CORONAL, True), *masked, (first, SAGITTAL, True)]
     for axis, (name, plane, with_mask) in zip(figure.subplots(2, len(images) + 1).flat, panels, strict=True):
-        width, height = np.delete(sides, plane)
+        height, width = np.delete(sides, plane)
         seen = {"aspect": height / width, "interpolation": "nearest"}
         low, high = grey_range(images[name])
-        axis.imshow(_slice(images[name], plane, places[plane]), cmap="gray", vmin=low, vmax=high, **seen)
+        axis.imshow(images[name].take(places[plane], plane), cmap="gray", vmin=low, vmax=high, **seen)
         if with_mask:
-            shown = _slice(labels, plane, places[plane])
+            shown = labels.take(places[plane], plane)
             masks = {tissue: shown == value for tissue, value in prediction.scheme.values}
             axis.imshow(tissue_overlay(masks), **seen)
         axis.set_title(name if plane == AXIAL else f"{name}, {PLANES[plane]}", color="white", fontsize=9)
         axis.set_axis_off()
     return figure
-
-
-def _content(case: Case, labels: npt.NDArray[np.uint8]) -> tuple[slice, slice, slice]:
-    """Return the box around all that is not zero, so that no room is lost to the background."""
-    content = labels != 0
-    for volume in case.volumes.values():
-        content |= volume.data != 0
-    boxes = ndimage.find_objects(content.view(np.uint8), max_label=1)
-    x, y, z = boxes[0] or np.s_[:, :, :]
-    return x, y, z
-
-
-def _slice(data: npt.NDArray[Any], plane: int, place: int) -> npt.NDArray[Any]:
-    """Return a slice of a RAS array: superior or anterior up, patient's right (sagittal: anterior) on the left."""
-    upright: npt.NDArray[Any] = np.swapaxes(np.take(data, place, plane), 0, 1)[::-1, ::-1]
-    return upright
 
 
 def _fullest(labels: npt.NDArray[np.uint8], axis: int) -> int:

@@ -45,12 +45,11 @@ def read_log(run: Path) -> tuple[list[Line], list[Line]]:
         ):
             raise ValueError("lines that do not go together")
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
+        problem, fix = (
             f"This folder holds no readable {LOG}.",
             "Give the output folder of m3ae pretrain or finetune.",
-            path=run,
-            code="no-run",
-        ) from error
+        )
+        raise InputError(problem, fix, path=run, code="no-run") from error
     if not epochs:
         raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
     return epochs, validations

@@ -52,7 +52,7 @@ def save_figure(
     marked = next((o for o in overlays.values() if o[..., 3].any()), overlays["Prediction"])
     level = int(marked[..., 3].sum(axis=(1, 2)).argmax())
 
-    figure = new_figure(2.3 * (len(names) + len(overlays)), 3.5, "black")
+    figure = new_figure(2.3 * (len(names) + len(overlays)), 3.6, "black")
     panels = figure.subplots(1, len(names) + len(overlays))
     for channel, (panel, name) in enumerate(zip(panels, names, strict=False)):
         if name in standard.subset:
@@ -75,9 +75,10 @@ def _label(figure: Any, title: str) -> None:
 
     figure.suptitle(title, color="white", fontsize=10)
     handles = [Patch(color=colour, label=tissue) for tissue, colour in COLOURS.items()]
-    look = {"frameon": False, "labelcolor": "0.7", "fontsize": 7, "ncols": len(handles)}
-    figure.legend(handles=handles, loc="outside lower center", **look)
-    figure.supxlabel(f"Patient's right on the left. {NOTICE}", color="0.7", fontsize=7)
+    look = {"frameon": False, "labelcolor": "0.7", "fontsize": 7, "title_fontsize": 7, "ncols": len(handles)}
+    note = f"Patient's right on the left. {NOTICE}"
+    legend = figure.legend(handles=handles, title=note, loc="outside lower center", **look)
+    legend.get_title().set_color("0.7")
 
 
 def _draw(panel: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:

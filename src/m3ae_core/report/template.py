@@ -25,11 +25,11 @@ def environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     except ImportError as error:
-        raise ConfigError(
+        problem, fix = (
             "Reports need jinja2, which is not installed.",
             "Run: pip install 'napari-m3ae[report]'.",
-            code="no-jinja2",
-        ) from error
+        )
+        raise ConfigError(problem, fix, code="no-jinja2") from error
     made = Environment(
         loader=PackageLoader("m3ae_core.report"),
         autoescape=select_autoescape(["html"]),
