@@ -22,7 +22,7 @@ from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.io.case import Case
 from m3ae_core.measure import Diameters, axial_axis, rano_diameters, region_volumes, tissue_volumes
 from m3ae_core.regions import COLOURS, ENHANCING
-from m3ae_core.report.canvas import data_uri, grey_range, new_figure, tissue_overlay
+from m3ae_core.report.canvas import data_uri, draw_slice, grey_range, new_figure, tissue_overlay
 from m3ae_core.report.template import render
 
 #: The planes, each at the axis (from superior to inferior, to posterior, to left) that it lies across.
@@ -119,14 +119,14 @@ def _figure(case: Case, prediction: Prediction) -> Any:
     for axis, (name, plane, with_mask) in zip(figure.subplots(2, len(images) + 1).flat, panels, strict=True):
         height, width = np.delete(sides, plane)
         seen = {"aspect": height / width, "interpolation": "nearest"}
-        low, high = grey_range(images[name])
-        axis.imshow(images[name].take(places[plane], plane), cmap="gray", vmin=low, vmax=high, **seen)
-        if with_mask:
-            shown = labels.take(places[plane], plane)
-            masks = {tissue: shown == value for tissue, value in prediction.scheme.values}
-            axis.imshow(tissue_overlay(masks), **seen)
-        axis.set_title(name if plane == AXIAL else f"{name}, {PLANES[plane]}", color="white", fontsize=9)
-        axis.set_axis_off()
+        shown = labels.take(places[plane], plane)
+        masks = {tissue: shown == value for tissue, value in prediction.scheme.values}
+        image, title = (
+            images[name].take(places[plane], plane),
+            name if plane == AXIAL else f"{name}, {PLANES[plane]}",
+        )
+        overlay = tissue_overlay(masks) if with_mask else None
+        draw_slice(axis, image, grey_range(images[name]), title, overlay, **seen)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, resample
 from m3ae_core.regions import COLOURS, LabelScheme
-from m3ae_core.report.canvas import new_figure, tissue_overlay
+from m3ae_core.report.canvas import draw_slice, new_figure, tissue_overlay
 
 
 def save_figure(
@@ -56,15 +55,15 @@ def save_figure(
     panels = figure.subplots(1, len(names) + len(overlays))
     for channel, (panel, name) in enumerate(zip(panels, names, strict=False)):
         if name in standard.subset:
-            _draw(panel, _on_black(standard.image[channel])[level], (0, 1), name)
+            draw_slice(panel, _on_black(standard.image[channel])[level], (0, 1), name)
         else:
             image = bundle.substitute[channel].numpy()
             title = f"{name}: missing\nsubstitute (learned)"
-            _draw(panel, image[level], np.percentile(image, (1, 99)).tolist(), title, "orange")
+            draw_slice(panel, image[level], np.percentile(image, (1, 99)).tolist(), title)
+            panel.title.set_color("orange")
     ground = _on_black(standard.image[names.index(standard.subset.present[0])])[level]
     for panel, (title, overlay) in zip(panels[len(names) :], overlays.items(), strict=True):
-        _draw(panel, ground, (0, 1), title)
-        panel.imshow(overlay[level])
+        draw_slice(panel, ground, (0, 1), title, overlay[level])
     _label(figure, f"{case.name}: segmented from {prediction.subset} by {bundle.name}")
     return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
@@ -79,12 +78,6 @@ def _label(figure: Any, title: str) -> None:
     note = f"Patient's right on the left. {NOTICE}"
     legend = figure.legend(handles=handles, title=note, loc="outside lower center", **look)
     legend.get_title().set_color("0.7")
-
-
-def _draw(panel: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:
-    panel.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
-    panel.set_title(title, color=colour, fontsize=9)
-    panel.set_axis_off()
 
 
 def _on_black(image: FloatArray) -> FloatArray:

@@ -10,10 +10,10 @@ import numpy as np
 from m3ae_core.evaluation.metrics import bounding_box
 from m3ae_core.evaluation.registry import Metric
 from m3ae_core.evaluation.results import Score
-from m3ae_core.evaluation.slices import Image, Slices
+from m3ae_core.evaluation.slices import Slices
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import LabelScheme
-from m3ae_core.report.canvas import new_figure, tissue_overlay
+from m3ae_core.report.canvas import draw_slice, new_figure, tissue_overlay
 
 #: One colour per model (Okabe and Ito's, told apart by the colour-blind too), again from the start after the sixth.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
@@ -62,12 +62,14 @@ def slices_plot(
     figure = new_figure(2.3 * columns, rows * (2.3 * height / width + 0.45) + 0.1, "black")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     first = next(iter(slices.images.values()))
-    _draw_slice(panels[0], first[box], slices.reference[box], scheme, "Reference")
-    for panel, (subset, labels) in zip(panels[1:], slices.predictions.items(), strict=False):
+    drawn = [(first, slices.reference, "Reference")]
+    for subset, labels in slices.predictions.items():
         scores = "  ".join(f"{region} {values[subset, region]:.0f}" for s, region in values if s == subset)
-        ground = slices.images[subset.split("+")[0]]
-        _draw_slice(panel, ground[box], labels[box], scheme, f"{subset}\n{scores}")
-    for panel in panels:
+        drawn.append((slices.images[subset.split("+")[0]], labels, f"{subset}\n{scores}"))
+    for panel, (image, labels, title) in zip(panels, drawn, strict=False):
+        overlay = tissue_overlay({tissue: labels[box] == value for tissue, value in scheme.values})
+        draw_slice(panel, image[box], (0, 255), title, overlay)
+    for panel in panels[len(drawn) :]:
         panel.set_axis_off()
     return figure
 
@@ -99,9 +101,3 @@ def _draw_scores(
         panel.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.4, linewidths=0)
         panel.plot([q1, q3], [row, row], color=colour, linewidth=2.2)
         panel.plot([median], [row], marker="|", color=colour, markersize=9, markeredgewidth=2)
-
-
-def _draw_slice(panel: Any, image: Image, labels: Image, scheme: LabelScheme, title: str) -> None:
-    panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-    panel.imshow(tissue_overlay({tissue: labels == value for tissue, value in scheme.values}))
-    panel.set_title(title, color="white", fontsize=8)
