@@ -49,7 +49,7 @@ build: setup    ## sdist and wheel, into dist/
 	$(BIN)/python -m twine check --strict dist/*
 
 constraints: setup  ## move .venv to the newest versions and write them to constraints.txt; run the tests after it
-	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager "$$(grep '^torch==' constraints.txt)" --editable ".[dev]"
+	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager "$$(grep '^torch==' constraints.txt)" --editable ".[all]" --group dev
 	{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } >constraints.new
 	mv constraints.new constraints.txt
 

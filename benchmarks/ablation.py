@@ -29,11 +29,11 @@ from m3ae_core.hardware import Hardware
 from m3ae_core.io.case import CaseFiles, find_cases
 from m3ae_core.io.folders.schemes import schemes_of, weights_of
 from m3ae_core.memory import keep_freed_memory
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import LabelScheme
 from m3ae_core.training.launch import launch
-from m3ae_core.training.stages import Plan, cache_folder, finetune, pretrain
+from m3ae_core.training.run import Plan, cache_folder, stage_named
+from m3ae_core.training.run import train as train_stage
 from m3ae_core.training.validate import Validation
 
 #: Row -> what it stands for, and the settings that it changes.
@@ -152,7 +152,8 @@ def train(row: str, seed: int, settings: Recipe, setup: Setup, hardware: Hardwar
     for folder in (one, two):
         plan = Plan(settings, cases, folder, schemes=schemes, weights=weights, hardware=hardware)
         if not (folder / "bundle/bundle.json").exists():
-            for _ in pretrain(plan) if folder == one else finetune(plan, one / "bundle"):
+            name, start = ("pretrain", None) if folder == one else ("finetune", one / "bundle")
+            for _ in train_stage(plan, stage_named(settings, name), pretrained=start):
                 pass
     return two / "bundle"
 
@@ -166,8 +167,7 @@ def dice(path: Path, folder: Path, setup: Setup, hardware: Hardware) -> dict[str
     ]
     config = Recipe(model=bundle.config).finetune.model_copy(update={"validate_on": "all"})
     check = Validation(bundle.config, config, cached, fabric)
-    assert bundle.segmenter is not None
-    return check.run(0, bundle.segmenter, SubstituteImage.fixed(bundle.substitute)).by_subset
+    return check.run(0, bundle.model).by_subset
 
 
 def table(results: dict[str, list[dict[str, dict[str, dict[str, float]]]]], folder: str) -> str:

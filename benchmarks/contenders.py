@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from m3ae_core.bundle import load_bundle
-from m3ae_core.config import InferenceConfig, ModelConfig, load_recipe
+from m3ae_core.config import InferenceConfig, ModelConfig, Shape, load_recipe
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.evaluation.metrics import overlap
@@ -28,9 +28,8 @@ from m3ae_core.inference.predictor import Predictor, save_prediction
 from m3ae_core.inference.whatif import SubsetDone, sweep
 from m3ae_core.io.case import find_case, find_cases, read_case, read_case_labels
 from m3ae_core.io.volume import write_labels
-from m3ae_core.memory import freed_memory_kept
+from m3ae_core.memory import keep_freed_memory
 from m3ae_core.methods.m3ae.networks import Segmenter
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.nn.norm import GroupNorm
 from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.nn.windows import Extent, fill_extent, whole_logits, window_starts
@@ -70,12 +69,12 @@ def case_at_1mm(folder: Path) -> tuple[Tensor, Extent]:
 def brain_box(folder: Path) -> Tensor:
     """The brain box alone, padded to the window where it is smaller."""
     image, extent = case_at_1mm(folder)
-    nothing = torch.zeros(len(image), dtype=torch.bool)
-    return fill_extent(image, nothing, extent, no_substitute(image), WINDOWS).image
+    return fill_extent(complete, image, extent, WINDOWS).image
 
 
-def no_substitute(image: Tensor) -> SubstituteImage:
-    return SubstituteImage.fixed(torch.zeros_like(image))
+def complete(image: Tensor, _: Shape) -> Tensor:
+    """What fills a case that lacks nothing."""
+    return image
 
 
 # --- a whole case at 1 mm: network and stitching -----------------------------------------------------
@@ -137,14 +136,12 @@ def nnunet(folder: Path) -> Timed:
 
 def whole_case(folder: Path, inference: InferenceConfig, keep: bool = True) -> Timed:
     network, (image, extent) = ours(), case_at_1mm(folder)
-    missing, substitute = torch.zeros(len(image), dtype=torch.bool), no_substitute(image)
+    if keep:
+        keep_freed_memory()
 
     @torch.no_grad()
     def run() -> Tensor:
-        with ExitStack() as stack:
-            if keep:
-                stack.enter_context(freed_memory_kept())
-            *_, (_, _, logits) = whole_logits(network.predict, image, missing, extent, substitute, inference)
+        *_, (_, _, logits) = whole_logits(network.predict, complete, image, extent, inference)
         return logits
 
     return run
@@ -162,7 +159,6 @@ def our_pass(folder: Path) -> Timed:
 
 def our_next_pass(folder: Path) -> Timed:
     """The same for the fourth case of a cohort: the memory is there already."""
-    FOR_GOOD.enter_context(freed_memory_kept())
     run = our_pass(folder)
     for _ in range(3):
         run()
@@ -183,8 +179,7 @@ def our_pass_without_allocator(folder: Path) -> Timed:
 def plain_pass(folder: Path) -> Timed:
     """One pass with the plain network."""
     network, (image, extent) = plain(), case_at_1mm(folder)
-    nothing = torch.zeros(len(image), dtype=torch.bool)
-    filled = fill_extent(image, nothing, extent, no_substitute(image), ONE_PASS).image
+    filled = fill_extent(complete, image, extent, ONE_PASS).image
     return torch.no_grad()(lambda: network(filled[None])[0])
 
 
@@ -300,7 +295,7 @@ def pair_of_masks(folder: Path) -> tuple[list[tuple[np.ndarray, np.ndarray]], An
 def cohort(folder: Path) -> Timed:
     """All cases beside this one, with reading and writing beside the network."""
     predictor, cases = Predictor(load_bundle(builtin_bundle()), "cpu"), find_cases(folder.parent)
-    return lambda: list(Cohort(predictor, Path(tempfile.mkdtemp()), check=False).run(cases))
+    return lambda: list(Cohort(predictor, Path(tempfile.mkdtemp())).run(cases))
 
 
 def one_by_one(folder: Path) -> Timed:
@@ -323,13 +318,8 @@ def boxes(count: float) -> Callable[[Path], Timed]:
 
     def prepare(_: Path) -> Timed:
         network, image = ours(), torch.rand(1, 4, int(144 * count), 176, 144)
-
-        @torch.no_grad()
-        def run() -> None:
-            with freed_memory_kept():
-                network.predict(image)
-
-        return run
+        keep_freed_memory()
+        return torch.no_grad()(lambda: network.predict(image))
 
     return prepare
 

@@ -20,17 +20,18 @@ from m3ae_core.config import load_recipe
 from m3ae_core.methods.m3ae import losses
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.methods.m3ae.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.nn.windows import Extent, whole_logits
+from tiny import filling
 
 
 def arrays(segmenter: Segmenter, autoencoder: MaskedAutoencoder, config) -> dict[str, torch.Tensor]:
     logits, features = segmenter(X)
     inference = config.inference.model_copy(update={"window": (32, 32, 32)})
     volume = torch.from_numpy(sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0])
-    substitute = SubstituteImage.fixed(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
+    substitute = torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0]
     missing, extent = torch.tensor([True, False, True, False]), Extent((0, 0, 0), (40, 24, 48))
-    *_, (_, _, windows) = whole_logits(segmenter.predict, volume, missing, extent, substitute, inference)
+    fill = filling(substitute, missing, config.inference.substitute_origin)
+    *_, (_, _, windows) = whole_logits(segmenter.predict, fill, volume, extent, inference)
     return {
         "segment_logits": logits.full,
         "segment_deep_half": logits.half,

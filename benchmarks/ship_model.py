@@ -69,7 +69,7 @@ def main(run: Path, pretrain_run: Path, results: Path) -> None:
         pretrain_epochs=first_epochs,
         finetune_minutes=second,
         finetune_epochs=second_epochs,
-        spread=bundle.substitute.std().item(),
+        spread=bundle.model.substitute.std().item(),
         table=table,
     )
     save_curves(pretrain_run, PICTURES / "curves-pretrain.png")

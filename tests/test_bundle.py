@@ -10,8 +10,9 @@ import torch
 from m3ae_core import bundle as bundles
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.errors import BundleError
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.seal import sealed
-from tiny import random_bundle
+from tiny import random_bundle, with_substitute
 
 
 @pytest.fixture
@@ -30,8 +31,11 @@ def test_round_trip(folder):
     saved, loaded = random_bundle(), load_bundle(folder)
     assert loaded.config == saved.config
     assert loaded.card == saved.card
-    assert torch.equal(loaded.substitute, saved.substitute)
-    for mine, theirs in ((saved.autoencoder, loaded.autoencoder), (saved.segmenter, loaded.segmenter)):
+    assert torch.equal(loaded.model.substitute, saved.model.substitute)
+    for mine, theirs in (
+        (saved.model.autoencoder, loaded.model.autoencoder),
+        (saved.model.segmenter, loaded.model.segmenter),
+    ):
         theirs = theirs.state_dict()
         assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.state_dict().items())
     assert len(loaded.sha256) == 64
@@ -39,10 +43,10 @@ def test_round_trip(folder):
 
 def test_either_network_may_be_absent(tmp_path):
     whole = random_bundle()
-    pretrained = Bundle(whole.config, whole.substitute, whole.autoencoder, None)
+    pretrained = Bundle(M3AE.of(whole.config, whole.model.substitute, whole.model.autoencoder))
     loaded = load_bundle(save_bundle(pretrained, tmp_path / "pretrained"))
-    assert loaded.segmenter is None
-    assert loaded.autoencoder is not None
+    assert loaded.model.segmenter is None
+    assert loaded.model.autoencoder is not None
 
 
 def test_a_flipped_byte_is_noticed(folder):
@@ -64,7 +68,7 @@ def test_truncated_weights(folder):
 def test_weights_that_are_not_finite(tmp_path, value):
     bundle = random_bundle()
     with torch.no_grad():
-        bundle.segmenter.heads.at_full.bias[0] = value
+        bundle.model.segmenter.heads.at_full.bias[0] = value
     error = refused(save_bundle(bundle, tmp_path))
     assert error.code == "nonfinite"
     assert "segmenter.heads.at_full.bias" in error.problem
@@ -129,10 +133,10 @@ def test_the_old_bundle_can_be_loaded_until_the_new_one_is_complete(tmp_path, mo
             save_bundle(new, tmp_path)
         found = load_bundle(tmp_path)
         assert found.sha256 == before.sha256
-        assert torch.equal(found.substitute, old.substitute)
+        assert torch.equal(found.model.substitute, old.model.substitute)
     monkeypatch.undo()
     save_bundle(new, tmp_path)
-    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    assert torch.equal(load_bundle(tmp_path).model.substitute, new.model.substitute)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "bundle.json",
         "substitute.safetensors",
@@ -147,11 +151,11 @@ def test_a_kill_before_the_files_have_their_names_loses_nothing(tmp_path, monkey
     with monkeypatch.context() as killed:
         killed.setattr(bundles, "_settle", lambda folder: None)
         save_bundle(new, tmp_path)
-    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    assert torch.equal(load_bundle(tmp_path).model.substitute, new.model.substitute)
     monkeypatch.setattr(bundles, "write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_bundle(random_bundle(seed=2), tmp_path)
-    assert torch.equal(load_bundle(tmp_path).substitute, new.substitute)
+    assert torch.equal(load_bundle(tmp_path).model.substitute, new.model.substitute)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -173,14 +177,13 @@ def test_a_busy_file_is_renamed_the_second_time(tmp_path, monkeypatch):
 
 def test_the_fingerprint_covers_weights_substitute_and_settings(tmp_path):
     bundle = random_bundle()
+    reordered = bundle.config.model_copy(update={"modalities": ("T1", "T1c", "T2", "FLAIR")})
     prints = set()
     for number, other in enumerate(
         (
             bundle,
-            replace(bundle, substitute=bundle.substitute + 1),
-            replace(
-                bundle, config=bundle.config.model_copy(update={"modalities": ("T1", "T1c", "T2", "FLAIR")})
-            ),
+            with_substitute(bundle, bundle.model.substitute + 1),
+            Bundle(M3AE.restored(reordered, bundle.model.networks, bundle.model.images), bundle.card),
             random_bundle(seed=1),
         )
     ):

@@ -205,7 +205,7 @@ def test_metadata_and_package_agree_on_the_version() -> None:
     assert installed == m3ae_core.__version__, "scripts/setup refreshes the installed metadata"
 
 
-@pytest.mark.parametrize("extra", [None, "report", "train", "test"])
+@pytest.mark.parametrize("extra", [None, "napari", "report", "train"])
 def test_no_qt_binding_unless_asked_for(extra: str | None) -> None:
     project = PYPROJECT["project"]
     requirements = project["dependencies"] if extra is None else project["optional-dependencies"][extra]

@@ -39,40 +39,6 @@ def test_freed_memory_stays_with_the_process() -> None:
     assert resident["libc"] - resident["plain"] > 200
 
 
-CONTEXT = """
-import ctypes
-from m3ae_core.memory import freed_memory_kept
-free, malloc = ctypes.CDLL(None).free, ctypes.CDLL(None).malloc
-malloc.restype, free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-
-def resident():
-    block = malloc(256 << 20)
-    ctypes.memset(block, 1, 256 << 20)
-    free(block)
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
-
-found = [resident()]
-with freed_memory_kept():
-    found.append(resident())
-    with freed_memory_kept():
-        pass
-    found.append(resident())
-print(*found, resident())
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
-def test_what_was_kept_is_returned_after_the_last_context() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(memory.__file__).parents[1])}
-    line = [sys.executable, "-c", CONTEXT]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
-    before, kept, still, after = map(int, done.stdout.split())
-    if kept - before < 200:
-        pytest.skip("another C library")
-    assert abs(still - kept) < 20
-    assert abs(after - before) < 20
-
-
 def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.keep_freed_memory(1) is False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
+import random
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m3ae_core.card import reliability_words
 from m3ae_core.errors import ConfigError
-from m3ae_core.modalities import BRATS, Modality, ModalitySet, Subset
+from m3ae_core.modalities import BRATS, CT, Modality, ModalitySet, Subset
 
 SIZES = range(2, 6)
 
@@ -38,7 +40,8 @@ def test_all_subsets_once_and_none_empty(size: int) -> None:
     assert all(found)
     assert found[-1] == modalities.full
     assert [len(subset) for subset in found] == sorted(len(subset) for subset in found)
-    assert {subset.flags for subset in found} == set(product([False, True], repeat=size)) - {(False,) * size}
+    every = set(product([False, True], repeat=size))
+    assert {modalities.flags(subset) for subset in found} == every - {(False,) * size}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -47,11 +50,61 @@ def test_present_and_missing_divide_the_set(size: int) -> None:
     for subset in modalities.subsets():
         assert set(subset.present) | set(subset.missing) == set(modalities.names)
         assert not set(subset.present) & set(subset.missing)
-        assert len(subset) == len(subset.present) == sum(subset.flags)
-        assert [name for name, flag in zip(modalities.names, subset.flags, strict=True) if flag] == [
-            *subset.present
-        ]
-        assert modalities.subset(reversed(subset.present)) == subset, "names come back in the set's order"
+        flags = modalities.flags(subset)
+        assert len(subset) == len(subset.present) == sum(flags)
+        assert [name for name, flag in zip(modalities.names, flags, strict=True) if flag] == [*subset.present]
+        assert modalities.subset(reversed(subset.present)) == subset
+
+
+@st.composite
+def in_two_orders(draw: st.DrawFn) -> tuple[ModalitySet, ModalitySet, list[str]]:
+    """One set of modalities in two orders of channels, and some of its names."""
+    pool = ["FLAIR", "T1", "T1c", "T2", "CT", "b", "Z"]
+    names = draw(st.lists(st.sampled_from(pool), min_size=2, max_size=5, unique=True))
+    other = draw(st.permutations(names))
+    return ModalitySet.named(names), ModalitySet.named(other), draw(st.lists(st.sampled_from(names)))
+
+
+@given(in_two_orders())
+def test_the_order_of_channels_does_not_matter(drawn: tuple[ModalitySet, ModalitySet, list[str]]) -> None:
+    one, other, names = drawn
+    a, b = one.subset(names), other.subset(reversed(names))
+    assert a == b
+    assert hash(a) == hash(b)
+    assert str(a) == str(b) == "+".join(sorted({*names})) or not names
+    assert ~a == ~b
+    assert a <= b <= a
+    assert one.full == other.full
+    assert a | b == a & b == a
+    assert a | ~b == one.full
+    assert one.subsets() == other.subsets()
+
+
+@given(in_two_orders())
+def test_flags_follow_the_channels(drawn: tuple[ModalitySet, ModalitySet, list[str]]) -> None:
+    one, other, names = drawn
+    for modalities in (one, other):
+        subset = one.subset(names)
+        assert dict(zip(modalities.names, modalities.flags(subset), strict=True)) == {
+            name: name in names for name in one.names
+        }
+        assert modalities.ordered(subset) == tuple(name for name in modalities.names if name in names)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cards_in_any_order_are_read(size: int) -> None:
+    """Cards of 0.1 name subsets in the order of their channels."""
+    names = ("FLAIR", "T1", "T1c", "T2", "CT")[:size]
+    figures = {"median": 0.9, "q1": 0.85, "q3": 0.95}
+    for order in permutations(names):
+        old = random.Random(0).sample(ModalitySet.named(order).subsets(), 2**size - 1)
+        keys = ["+".join(name for name in order if name in subset) for subset in old]
+        card = {"reliability": {key: {"WT": figures | {"n": n}} for n, key in enumerate(keys)}}
+        for n, subset in enumerate(old):
+            assert subset.entry(card["reliability"]) == {"WT": figures | {"n": n}}
+            (said,) = reliability_words(card, ModalitySet.named(names).subset(subset.present))
+            assert f"the {n} validation cases" in said
+    assert BRATS.subset(["T1"]).entry({"T1c": 1, "FLAIR+T1": 2}) is None
 
 
 @given(subsets(1))
@@ -94,7 +147,8 @@ def test_order(pair: tuple[Subset, ...]) -> None:
 
 def test_subsets_of_other_sets_are_not_comparable() -> None:
     assert not Subset(("A", "B"), ("A",)) <= Subset(("A", "C"), ("A",))
-    assert Subset(("A", "B"), ("A",)) != Subset(("B", "A"), ("A",))
+    assert Subset(("A", "B"), ("A",)) != Subset(("A", "C"), ("A",))
+    assert Subset(("A", "B"), ("A",)) == Subset(("B", "A"), ("A",))
 
 
 def test_words() -> None:
@@ -109,7 +163,7 @@ def test_brats() -> None:
     assert BRATS.names == ("FLAIR", "T1", "T1c", "T2")
     assert len(BRATS) == 4
     assert [modality.name for modality in BRATS] == list(BRATS.names)
-    assert BRATS.full.flags == (True,) * 4
+    assert BRATS.flags(BRATS.full) == (True,) * 4
     assert len(BRATS.subsets()) == 15
     tokens = [token for modality in BRATS for token in modality.tokens]
     assert len(tokens) == len(set(tokens))
@@ -120,7 +174,8 @@ def test_named_keeps_order_and_aliases() -> None:
     chosen = ModalitySet.named(["T2", "CT", "T1c"])
     assert chosen.names == ("T2", "CT", "T1c")
     assert "t1ce" in chosen.modalities[2].tokens
-    assert chosen.modalities[1].tokens == {"ct"}
+    assert chosen.modalities[1] == CT
+    assert [modality.kind for modality in ModalitySet.named(["T2", "CT", "DWI"])] == ["MRI", "CT", "MRI"]
 
 
 def test_unknown_names_are_refused_and_the_known_ones_told() -> None:

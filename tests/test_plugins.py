@@ -89,6 +89,7 @@ def test_an_outside_backbone_segments_from_a_bundle(tmp_path: Path) -> None:
         from m3ae_core.io.case import read_case
         from m3ae_core.data.phantom import AFFINE, write_phantom
         from m3ae_core.inference.predictor import Predictor
+        from m3ae_core.methods.m3ae.method import M3AE
         from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
         from m3ae_core.plugins import plugin_errors
         from pathlib import Path
@@ -102,16 +103,16 @@ def test_an_outside_backbone_segments_from_a_bundle(tmp_path: Path) -> None:
         )
         segmenter = Segmenter(config)
         logits, features = segmenter(torch.randn(1, 4, 16, 8, 8))
-        bundle = Bundle(config, torch.randn(4, 16, 24, 20), MaskedAutoencoder(config), segmenter)
+        bundle = Bundle(M3AE.of(config, torch.randn(4, 16, 24, 20), MaskedAutoencoder(config), segmenter))
         loaded = load_bundle(save_bundle(bundle, Path({str(tmp_path)!r}) / "bundle"))
         files = write_phantom({str(tmp_path)!r}, shape=(20, 24, 16), present=("T1c", "T2"))
         prediction = Predictor(loaded, "cpu").predict(read_case(files))
         print(json.dumps({{
-            "backbone": type(loaded.segmenter.backbone).__module__,
+            "backbone": type(loaded.model.segmenter.backbone).__module__,
             "full": list(logits.full.shape),
             "bottleneck": list(features.bottleneck.shape),
             "labels": list(prediction.labels.shape),
-            "weights_kept": bool((loaded.segmenter.backbone.levels[0].weight
+            "weights_kept": bool((loaded.model.segmenter.backbone.levels[0].weight
                                   == segmenter.backbone.levels[0].weight).all()),
             "substituted": prediction.provenance["sequences_substituted"],
             "errors": plugin_errors(),

@@ -296,6 +296,25 @@ def test_a_file_that_holds_no_scheme(text: str, said: str, tmp_path: Path) -> No
     assert caught.value.code == "scheme"
 
 
+def test_a_scheme_in_a_file_is_not_taken_for_a_release(tmp_path: Path) -> None:
+    """A record names the scheme: the name of a release must mean its numbers."""
+    (tmp_path / "msd.toml").write_text('"necrotic core" = 1\noedema = 2\n"enhancing tumour" = 3')
+    with pytest.raises(ConfigError, match=r"msd\.toml is called like a release") as caught:
+        scheme_named(str(tmp_path / "msd.toml"))
+    assert caught.value.code == "scheme"
+
+
+def test_a_scheme_is_identified_by_its_numbers_unless_it_is_a_release() -> None:
+    assert MSD.identity == "msd"
+    own = LabelScheme("ours", MSD.values)
+    assert own.identity == "ours (enhancing tumour 3, necrotic core 2, oedema 1)"
+    assert own.identity == LabelScheme("ours", MSD.values[::-1]).identity
+    assert (
+        LabelScheme("msd", BRATS_2023.values).identity
+        == "msd (enhancing tumour 3, necrotic core 1, oedema 2)"
+    )
+
+
 def test_a_scheme_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml cannot be read"):
         scheme_named("gone.toml")

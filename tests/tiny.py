@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from m3ae_core.config import Recipe, parse_recipe
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.data.preprocess import Box
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
+from m3ae_core.nn.windows import Fill
 
 RECIPE: Recipe = parse_recipe(
     {
@@ -75,6 +78,18 @@ def random_bundle(recipe: Recipe = RECIPE, seed: int = 0, **model) -> Bundle:
     config = recipe.model.model_copy(update=model)
     segmenter = Segmenter(config).eval()
     substitute = torch.randn(len(config.modalities), *config.grid.shape)
-    return Bundle(
-        config, substitute.half().float(), MaskedAutoencoder(config).eval(), segmenter, {"name": "random"}
-    )
+    autoencoder = MaskedAutoencoder(config).eval()
+    return Bundle(M3AE.of(config, substitute.half().float(), autoencoder, segmenter), {"name": "random"})
+
+
+def with_substitute(bundle: Bundle, image: torch.Tensor) -> Bundle:
+    """The same bundle with another substitute image (N, D, H, W)."""
+    model = M3AE.restored(bundle.config, bundle.model.networks, {"substitute": image})
+    return replace(bundle, model=model)
+
+
+def filling(image: torch.Tensor, missing: torch.Tensor, origin: str = "template") -> Fill:
+    """What fills the missing modalities (N,) of a region from the substitute `image` (N, D, H, W)."""
+    inference = RECIPE.model.inference.model_copy(update={"substitute_origin": origin})
+    model = M3AE.of(RECIPE.model.model_copy(update={"inference": inference}), image)
+    return lambda part, start: model.fill(part, missing, start)

@@ -1,25 +1,25 @@
-"""A bundle is a deployable model: one folder with both networks, the substitute image, and a card.
+"""A bundle is a deployable model: one folder with its networks, the images it keeps beside them, and a card.
 
 ``bundle.json`` holds the configuration, what the model was trained on, its licence, what was measured, the SHA-256 of
-the two tensor files and of itself, and the fingerprint of all that decides about the model's answers;
-``weights.safetensors`` the masked autoencoder and (after stage 2) the segmenter; ``substitute.safetensors`` the
-substitute image, in half precision.
+the tensor files and of itself, and the fingerprint of all that decides about the model's answers;
+``weights.safetensors`` the networks, and one file each, in half precision, the images that the method keeps (M3AE:
+``substitute.safetensors``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from m3ae_core import __version__
 from m3ae_core.card import FORMAT, read_card
@@ -27,40 +27,35 @@ from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.files import make_folder, sha256, write_json
 from m3ae_core.io.weights import load_state, load_tensors, require_fit, save_tensors
-from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
+from m3ae_core.methods.method import Method
+from m3ae_core.methods.registry import method_named
 from m3ae_core.seal import sealed
 
-WEIGHTS, SUBSTITUTE = "weights.safetensors", "substitute.safetensors"
-
-Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model in memory, on the CPU.
+    """A model in memory, on the CPU, with its card.
 
     Attributes
     ----------
-    config
-        What the model is; inference obeys it.
-    substitute
-        The substitute image (N, D, H, W) on the template grid.
-    autoencoder
-        The pretrained masked autoencoder, None if the bundle was imported without it.
-    segmenter
-        The segmenter, None before stage 2.
+    model
+        Its networks, and what they need.
     card
         Name, training data, licence, recipe and measured figures; free-form JSON.
     sha256
         That of the weights' file; empty before the bundle is saved.
     """
 
-    config: ModelConfig
-    substitute: Tensor
-    autoencoder: MaskedAutoencoder | None
-    segmenter: Segmenter | None
+    model: Method
     card: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is; inference obeys it."""
+        return self.model.config
 
     @property
     def name(self) -> str:
@@ -70,17 +65,20 @@ class Bundle:
     @cached_property
     def fingerprint(self) -> str:
         """The model's identity: the SHA-256 of all that decides about its answers; empty before it is saved."""
-        return fingerprint_of(self.sha256, self.substitute, self.config) if self.sha256 else ""
+        return fingerprint_of(self.sha256, self.model) if self.sha256 else ""
 
 
-def fingerprint_of(weights: str, substitute: Tensor, config: ModelConfig) -> str:
-    """Return the SHA-256 of the hash of a model's `weights`, its substitute as stored, and its configuration.
+def fingerprint_of(weights: str, model: Method) -> str:
+    """Return the SHA-256 of the hash of a model's `weights`, its images as stored, and its configuration.
 
     Settings at their defaults are left out, so that a setting added later changes no identity.
     """
-    image = hashlib.sha256(substitute.half().contiguous().numpy().tobytes()).hexdigest()
-    settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
-    return hashlib.sha256("\n".join((weights, image, settings)).encode()).hexdigest()
+    images = [
+        hashlib.sha256(model.images[name].half().contiguous().numpy().tobytes()).hexdigest()
+        for name in model.IMAGES
+    ]
+    settings = json.dumps(model.config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256("\n".join((weights, *images, settings)).encode()).hexdigest()
 
 
 def save_bundle(bundle: Bundle, folder: Path) -> Path:
@@ -104,20 +102,22 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
 
 
 def _write(bundle: Bundle, folder: Path) -> None:
-    weights: dict[str, Tensor] = {}
-    for prefix, network in (("autoencoder", bundle.autoencoder), ("segmenter", bundle.segmenter)):
-        if network is not None:
-            weights |= {f"{prefix}.{name}": tensor for name, tensor in network.state_dict().items()}
-    hashes = {
-        WEIGHTS: save_tensors(_fresh(folder, WEIGHTS), weights),
-        SUBSTITUTE: save_tensors(_fresh(folder, SUBSTITUTE), {"substitute": bundle.substitute.half()}),
+    model = bundle.model
+    weights = {
+        f"{prefix}.{name}": tensor
+        for prefix, network in model.networks.items()
+        for name, tensor in network.state_dict().items()
     }
+    hashes = {WEIGHTS: save_tensors(_fresh(folder, WEIGHTS), weights)}
+    for name in model.IMAGES:
+        file = image_file(name)
+        hashes[file] = save_tensors(_fresh(folder, file), {name: model.images[name].half()})
     content = {
         "format": FORMAT,
         "m3ae_core": __version__,
         "model": bundle.config.model_dump(mode="json"),
         "sha256": hashes,
-        "fingerprint": fingerprint_of(hashes[WEIGHTS], bundle.substitute, bundle.config),
+        "fingerprint": fingerprint_of(hashes[WEIGHTS], model),
         "card": bundle.card,
     }
     write_json(folder / "bundle.json", sealed(content))
@@ -135,37 +135,16 @@ def load_bundle(folder: Path | str) -> Bundle:
     content = read_card(folder)
     try:
         config = ModelConfig.model_validate(content["model"])
-        hashes = {name: str(content["sha256"][name]) for name in (WEIGHTS, SUBSTITUTE)}
+        method = method_named(config.method)
+        files = (WEIGHTS, *map(image_file, method.IMAGES))
+        hashes = {name: str(content["sha256"][name]) for name in files}
     except (ValidationError, KeyError, TypeError) as error:
         raise BundleError(
             "bundle.json is incomplete.", "Copy the bundle again.", path=folder, code="format"
         ) from error
-    path = _stored(folder, WEIGHTS, hashes)
-    weights = load_tensors(path, hashes[WEIGHTS])
-    if foreign := [name for name in weights if not name.startswith(("autoencoder.", "segmenter."))]:
-        raise BundleError(
-            f"The file holds weights of no network of this software: {min(foreign)!r}.",
-            "Give a bundle made by m3ae.",
-            path=path,
-            code="architecture",
-        )
-    image_path = _stored(folder, SUBSTITUTE, hashes)
-    image = load_tensors(image_path, hashes[SUBSTITUTE]).get("substitute")
-    expected = (len(config.modalities), *config.grid.shape)
-    if image is None or tuple(image.shape) != expected:
-        raise BundleError(
-            f"The substitute image is not of the template's shape {expected}.",
-            "Copy the bundle again.",
-            path=image_path,
-        )
-    bundle = Bundle(
-        config,
-        image.float(),
-        _network(MaskedAutoencoder, "autoencoder.", config, weights, path),
-        _network(Segmenter, "segmenter.", config, weights, path),
-        content["card"],
-        hashes[WEIGHTS],
-    )
+    networks = _load_networks(method, config, _stored(folder, WEIGHTS, hashes), hashes[WEIGHTS])
+    images = {name: _load_image(name, config, folder, hashes) for name in method.IMAGES}
+    bundle = Bundle(method.restored(config, networks, images), content["card"], hashes[WEIGHTS])
     if (recorded := content.get("fingerprint", bundle.fingerprint)) != bundle.fingerprint:
         raise BundleError(
             f"The model's settings are not those it was saved with (fingerprint {bundle.fingerprint[:12]}, "
@@ -175,6 +154,41 @@ def load_bundle(folder: Path | str) -> Bundle:
             code="hash",
         )
     return bundle
+
+
+def image_file(name: str) -> str:
+    """Return the name of the file that holds an image of a model."""
+    return f"{name}.safetensors"
+
+
+def _load_image(name: str, config: ModelConfig, folder: Path, hashes: Mapping[str, str]) -> Tensor:
+    """Return an image (N, D, H, W) of a model, float32."""
+    path = _stored(folder, image_file(name), hashes)
+    image = load_tensors(path, hashes[image_file(name)]).get(name)
+    expected = (len(config.modalities), *config.grid.shape)
+    if image is None or tuple(image.shape) != expected:
+        problem = f"The {name} image is not of the template's shape {expected}."
+        raise BundleError(problem, "Copy the bundle again.", path=path)
+    return image.float()
+
+
+def _load_networks(
+    method: type[Method], config: ModelConfig, path: Path, hashed: str
+) -> dict[str, nn.Module]:
+    """Return the networks whose weights are in the file."""
+    weights = load_tensors(path, hashed)
+    prefixes = tuple(f"{name}." for name in method.NETWORKS)
+    if foreign := [name for name in weights if not name.startswith(prefixes)]:
+        raise BundleError(
+            f"The file holds weights of no network of this software: {min(foreign)!r}.",
+            "Give a bundle made by m3ae.",
+            path=path,
+            code="architecture",
+        )
+    networks = {
+        name: _network(build, f"{name}.", config, weights, path) for name, build in method.NETWORKS.items()
+    }
+    return {name: network for name, network in networks.items() if network is not None}
 
 
 def _fresh(folder: Path, name: str) -> Path:
@@ -194,8 +208,8 @@ def _settle(folder: Path) -> None:
         hashes = read_card(folder)["sha256"]
     except BundleError:
         hashes = {}
-    for name in (WEIGHTS, SUBSTITUTE):
-        fresh = _fresh(folder, name)
+    for fresh in sorted(folder.glob("*.new.safetensors")):
+        name = fresh.name.replace(".new.", ".")
         for _ in range(2):  # a busy file may be free a moment later; if not, it is settled by the next save
             with suppress(OSError):
                 if _stored(folder, name, hashes) == fresh:
@@ -205,15 +219,19 @@ def _settle(folder: Path) -> None:
 
 
 def _network(
-    kind: type[Network], prefix: str, config: ModelConfig, weights: dict[str, Tensor], path: Path
-) -> Network | None:
+    build: Callable[[ModelConfig], nn.Module],
+    prefix: str,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    path: Path,
+) -> nn.Module | None:
     """Return the network with its weights, or None if there are none; memory is taken only once all of them fit."""
     own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if not own:
         return None
     try:
         with torch.device("meta"):
-            planned = kind(config)
+            planned = build(config)
     except ConfigError as error:
         raise BundleError(error.problem, error.fix, path=path.parent, code=error.code) from error
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
@@ -224,7 +242,7 @@ def _network(
             code="architecture",
         ) from error
     require_fit(planned, own, path)
-    network = kind(config)
+    network = build(config)
     load_state(network, own, path)
     network.eval()
     return network

@@ -97,7 +97,7 @@ def reliability_words(card: Mapping[str, Any], subset: Subset) -> tuple[str, ...
     `card` is the ``card`` of a bundle. The figures are those of its validation cases, the word follows the lower
     quartile; where nothing was measured, that is said.
     """
-    measured = card.get("reliability", {}).get(str(subset))
+    measured = subset.entry(card.get("reliability", {}))
     if not measured:
         return ("How reliable this model is with these sequences was not measured.",)
     given = f"without {' and '.join(subset.missing)}" if subset.missing else "with all sequences"

@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from m3ae_core.errors import ConfigError
+from m3ae_core.intensity import PreprocessConfig, Step
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import Region, regions_named
 
@@ -45,10 +46,6 @@ SRI24_AFFINE: Affine = (
     (1.0, 0.0, 0.0, 0.0),
     (0.0, 0.0, 0.0, 1.0),
 )
-
-
-#: The percentiles 1 and 99 of a brain lie this many standard deviations apart (5.1 to 5.5 in the training cases).
-ZSCORE_SPAN = 5.3
 
 
 class Frozen(BaseModel):
@@ -95,37 +92,16 @@ class GridConfig(Frozen):
 
 
 class NetworkConfig(Frozen):
-    """The backbone: which registered architecture, and its size (supplement, Fig. S1)."""
+    """The backbone: which registered architecture, and its size (supplement, Fig. S1).
+
+    `options` are the own settings of another package's backbone.
+    """
 
     name: str = "residual-unet"
     base_channels: int = Field(16, ge=1)
     norm_groups: int = Field(8, ge=1)
     upsample: Literal["trilinear", "nearest"] = "trilinear"
-
-
-class PreprocessConfig(Frozen):
-    """Intensity standardisation ("Implementation"): clip to percentiles, then scale.
-
-    `foreground` says which voxels count: all non-zero ones, or only positive ones. `scale` is ``minmax`` to [0, 1], as
-    in the paper, or ``zscore``: zero mean and unit standard deviation over the foreground, as in nnU-Net. The
-    background is 0 either way.
-    """
-
-    percentiles: tuple[float, float] = (1.0, 99.0)
-    foreground: Literal["nonzero", "positive"] = "nonzero"
-    scale: Literal["minmax", "zscore"] = "minmax"
-
-    @property
-    def span(self) -> float:
-        """The paper's intensity range [0, 1] in units of this scale."""
-        return {"minmax": 1.0, "zscore": ZSCORE_SPAN}[self.scale]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles {self.percentiles} must rise from at least 0 to at most 100")
-        return self
+    options: dict[str, Any] = {}
 
 
 class InferenceConfig(Frozen):
@@ -152,9 +128,14 @@ class InferenceConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """What a model is: stored in its bundle and obeyed by inference."""
+    """What a model is: stored in its bundle and obeyed by inference.
+
+    `method` is the name of a registered one, `options` are its own settings.
+    """
 
     preset: str = "paper"
+    method: str = "m3ae"
+    options: dict[str, Any] = {}
     modalities: tuple[str, ...] = BRATS.names
     regions: tuple[str, ...] = ("WT", "TC", "ET")
     network: NetworkConfig = NetworkConfig()
@@ -166,6 +147,11 @@ class ModelConfig(Frozen):
     def modality_set(self) -> ModalitySet:
         """The modalities in channel order."""
         return ModalitySet.named(self.modalities)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The preprocessing step of each modality, in channel order."""
+        return tuple(self.preprocess.step(modality) for modality in self.modality_set)
 
     @property
     def region_set(self) -> tuple[Region, ...]:
@@ -195,6 +181,8 @@ class ModelConfig(Frozen):
             _ = self.modality_set, self.region_set
         except ConfigError as error:
             raise ValueError(error.problem) from error
+        if unknown := self.preprocess.modalities.keys() - {*self.modalities}:
+            raise ValueError(f"preprocess.modalities names {', '.join(sorted(unknown))}, not in modalities")
         if len(set(self.regions)) < len(self.regions) or not self.regions:
             raise ValueError(f"regions {self.regions} must be one or more, each once")
         return self
@@ -288,40 +276,44 @@ class PretrainConfig(StageConfig):
     substitute: SubstituteConfig = SubstituteConfig()
 
 
-class FinetuneConfig(StageConfig):
-    """Stage 2 (Eqns. 2, 4 and 5): two missing-modality situations of each case per step.
+class SupervisedConfig(StageConfig):
+    """What trainings with label maps share.
 
-    `consistency_at` places L_con at the ``bottleneck`` (paper) or on the quarter-scale ``logits`` (released code);
-    `segmentation_loss` is ``paper`` (Dice + cross entropy per situation, summed) or ``official`` (0.7 Dice + 0.3
-    cross entropy, both situations pooled); `allow_identical_pair` lets the two situations coincide. `situations`
-    draws the number of modalities dropped uniformly and then a subset of that size (``count``), or all subsets with
-    equal probability (``uniform``). `pretrained` False starts from random weights (Table 3, row a);
-    `consistency_weight` 0 is row (e). `ema` is the decay of an exponential moving average of the weights, which is
-    then validated and kept (0: none). `teacher` weighs a third term: that average's answer to all sequences that a case
-    has, as soft target of both situations. `scanner` lets each case look as if another scanner had made it.
+    Each sample loses some of its modalities: `situations` draws the number dropped uniformly, up to `max_dropped`
+    (None: all but one), and then a subset of that size (``count``), or all subsets with equal probability
+    (``uniform``). `ema` is the decay of an exponential moving average of the weights, which is then validated and kept
+    (0: none). `scanner` lets each case look as if another scanner had made it. Validation is from the subsets
+    `validate_on`: ``all``, or those ``nested`` in each other, which lose the first modality, then the second too, ….
     """
 
     epochs: int = Field(300, gt=0)
     batch_size: int = Field(1, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    pretrained: bool = True
     max_dropped: int | None = Field(None, ge=0)
     situations: Literal["count", "uniform"] = "count"
+    augment: AugmentConfig = AugmentConfig()
+    scanner: ScannerConfig | None = None
+    ema: float = Field(0.0, ge=0, lt=1)
+    validate_every: int = Field(20, gt=0, description="epochs between validations")
+    validate_on: tuple[tuple[str, ...], ...] | Literal["all", "nested"] = "nested"
+
+
+class FinetuneConfig(SupervisedConfig):
+    """Stage 2 (Eqns. 2, 4 and 5): two missing-modality situations of each case per step.
+
+    `consistency_at` places L_con at the ``bottleneck`` (paper) or on the quarter-scale ``logits`` (released code);
+    `segmentation_loss` is ``paper`` (Dice + cross entropy per situation, summed) or ``official`` (0.7 Dice + 0.3
+    cross entropy, both situations pooled); `allow_identical_pair` lets the two situations coincide. `pretrained` False
+    starts from random weights (Table 3, row a); `consistency_weight` 0 is row (e). `teacher` weighs a third term: the
+    moving average's answer to all sequences that a case has, as soft target of both situations.
+    """
+
+    pretrained: bool = True
     consistency_weight: float = Field(0.1, ge=0)
     consistency_at: Literal["bottleneck", "logits"] = "bottleneck"
     segmentation_loss: Literal["paper", "official"] = "paper"
     allow_identical_pair: bool = False
-    augment: AugmentConfig = AugmentConfig()
-    scanner: ScannerConfig | None = None
-    ema: float = Field(0.0, ge=0, lt=1)
     teacher: float = Field(0.0, ge=0)
-    validate_every: int = Field(20, gt=0, description="epochs between validations")
-    validate_on: tuple[tuple[str, ...], ...] | Literal["all"] = (
-        ("FLAIR", "T1", "T1c", "T2"),
-        ("FLAIR", "T1", "T2"),
-        ("T1", "T2"),
-        ("T2",),
-    )
 
     @model_validator(mode="after")
     def _teachable(self) -> Self:
@@ -331,43 +323,55 @@ class FinetuneConfig(StageConfig):
 
 
 class Recipe(Frozen):
-    """A model and its two training stages."""
+    """A model and its trainings: M3AE's two stages, and `train`, the one of methods that need no other."""
 
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    train: SupervisedConfig = SupervisedConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        masking = self.pretrain.masking
-        for stage in (self.pretrain, self.finetune):
+        names = self.model.modalities
+        for stage in (self.pretrain, self.finetune, self.train):
             if any(side % 8 for side in stage.crop):
                 raise ValueError(f"crop {stage.crop} must be multiples of 8 (three halvings)")
-        if any(side % masking.patch for side in self.pretrain.crop):
-            raise ValueError(
-                f"pretrain.crop {self.pretrain.crop} is not divisible by the patch {masking.patch}"
-            )
-        count = len(self.model.modalities)
-        dropped = count - 1 if masking.max_dropped is None else masking.max_dropped
-        if dropped >= count:
-            raise ValueError(f"masking.max_dropped {dropped} leaves none of the {count} modalities")
-        if masking.patches and masking.ratio < dropped / count:
-            raise ValueError(
-                f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped"
-            )
-        dropped = count - 1 if self.finetune.max_dropped is None else self.finetune.max_dropped
-        if dropped >= count:
-            raise ValueError(f"finetune.max_dropped {dropped} leaves none of the {count} modalities")
-        if dropped == 0 and not self.finetune.allow_identical_pair:
-            raise ValueError(
-                "finetune drops no modality, so no two situations differ; set allow_identical_pair"
-            )
-        situations = () if self.finetune.validate_on == "all" else self.finetune.validate_on
-        if unknown := {name for names in situations for name in names} - set(self.model.modalities):
-            raise ValueError(
-                f"finetune.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
-            )
+        _require_maskable(self.pretrain, len(names))
+        for name, supervised in (("finetune", self.finetune), ("train", self.train)):
+            dropped = _require_droppable(f"{name}.max_dropped", supervised.max_dropped, len(names))
+            if supervised is self.finetune and not (dropped or self.finetune.allow_identical_pair):
+                problem = "finetune drops no modality, so no two situations differ"
+                raise ValueError(f"{problem}; set allow_identical_pair")
+            situations = () if isinstance(supervised.validate_on, str) else supervised.validate_on
+            if unknown := {m for situation in situations for m in situation} - set(names):
+                raise ValueError(
+                    f"{name}.validate_on names {', '.join(sorted(unknown))}, not in model.modalities"
+                )
         return self
+
+    def for_method(self, name: str) -> Recipe:
+        """Return the recipe of another method, otherwise the same."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"method": name})})
+
+
+def _require_maskable(pretrain: PretrainConfig, count: int) -> None:
+    """Refuse masks of stage 1 that cannot be drawn for `count` modalities."""
+    masking = pretrain.masking
+    if any(side % masking.patch for side in pretrain.crop):
+        raise ValueError(f"pretrain.crop {pretrain.crop} is not divisible by the patch {masking.patch}")
+    dropped = _require_droppable("masking.max_dropped", masking.max_dropped, count)
+    if masking.patches and masking.ratio < dropped / count:
+        raise ValueError(
+            f"masking.ratio {masking.ratio} is less than the {dropped} of {count} modalities dropped"
+        )
+
+
+def _require_droppable(setting: str, most: int | None, count: int) -> int:
+    """Return how many of `count` modalities are dropped at most; one always stays."""
+    dropped = count - 1 if most is None else most
+    if dropped >= count:
+        raise ValueError(f"{setting} {dropped} leaves none of the {count} modalities")
+    return dropped
 
 
 def load_recipe(source: str | Path) -> Recipe:

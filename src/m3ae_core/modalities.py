@@ -1,26 +1,32 @@
-"""Modalities (MRI sequences), ordered sets of them, and the algebra of their subsets.
+"""Modalities, ordered sets of them, and the algebra of their subsets.
 
 Nothing here is wired to four modalities: a :class:`ModalitySet` of any size N has 2^N - 1 usable subsets.
 Channel order is always that of the set's `names`; modalities are addressed by name, never by a bare index,
-because published codes and tables all use different orders.
+because published codes and tables all use different orders. A :class:`Subset` has no order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Literal, TypeVar
 
 from m3ae_core.errors import ConfigError
+
+Entry = TypeVar("Entry")
+#: What the numbers of an image mean: MRI has a scale of its own in every image, CT is in Hounsfield units.
+Kind = Literal["MRI", "CT"]
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One MRI sequence: its `name` and the lower-case tokens that announce it in a file name."""
+    """One modality: its `name`, the lower-case tokens that announce it in a file name, and its kind."""
 
     name: str
     aliases: tuple[str, ...] = ()
+    kind: Kind = "MRI"
 
     @property
     def tokens(self) -> frozenset[str]:
@@ -32,21 +38,25 @@ class Modality:
 class Subset:
     """The modalities present in a case; every other member of `of` is missing.
 
-    Subsets of one set compare, unite and intersect like Python sets. `present` keeps the set's order.
+    A set: `of` and `present` are sorted, so that neither identity nor name depend on the order of channels. Subsets of
+    one set compare, unite and intersect like Python sets.
     """
 
     of: tuple[str, ...]
     present: tuple[str, ...]
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Names of the absent modalities, in the set's order."""
-        return tuple(name for name in self.of if name not in self.present)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", tuple(sorted(set(self.of))))
+        object.__setattr__(self, "present", tuple(sorted(set(self.present))))
 
     @property
-    def flags(self) -> tuple[bool, ...]:
-        """One flag per modality of the set, in channel order; True = present."""
-        return tuple(name in self.present for name in self.of)
+    def missing(self) -> tuple[str, ...]:
+        """Names of the absent modalities, sorted."""
+        return tuple(name for name in self.of if name not in self.present)
+
+    def entry(self, table: Mapping[str, Entry]) -> Entry | None:
+        """Return what `table` holds under this subset's name, in whatever order that was written; None if nothing."""
+        return next((value for key, value in table.items() if {*key.split("+")} == {*self.present}), None)
 
     def __str__(self) -> str:
         return "+".join(self.present) or "none"
@@ -61,16 +71,13 @@ class Subset:
         return self.of == other.of and set(self.present) <= set(other.present)
 
     def __or__(self, other: Subset) -> Subset:
-        return self._derive(set(self.present) | set(other.present))
+        return Subset(self.of, self.present + other.present)
 
     def __and__(self, other: Subset) -> Subset:
-        return self._derive(set(self.present) & set(other.present))
+        return Subset(self.of, tuple(set(self.present) & set(other.present)))
 
     def __invert__(self) -> Subset:
-        return self._derive(set(self.missing))
-
-    def _derive(self, names: set[str]) -> Subset:
-        return Subset(self.of, tuple(name for name in self.of if name in names))
+        return Subset(self.of, self.missing)
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,19 @@ class ModalitySet:
 
     @classmethod
     def named(cls, names: Iterable[str]) -> ModalitySet:
-        """Return the set of `names` in that order; names known from :data:`BRATS` keep their aliases."""
-        known = {modality.name: modality for modality in BRATS}
+        """Return the set of `names` in that order; those of :data:`KNOWN` keep their aliases and kinds."""
+        known = {modality.name: modality for modality in KNOWN}
         return cls(tuple(known.get(name, Modality(name)) for name in names))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names in channel order."""
         return tuple(modality.name for modality in self.modalities)
+
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each modality, by name."""
+        return {modality.name: modality.kind for modality in self.modalities}
 
     @property
     def full(self) -> Subset:
@@ -127,12 +139,22 @@ class ModalitySet:
                 f"Choose from {', '.join(self.names)}.",
                 code="modalities",
             )
-        return Subset(self.names, tuple(name for name in self.names if name in wanted))
+        return Subset(self.names, tuple(wanted))
+
+    def flags(self, subset: Subset) -> tuple[bool, ...]:
+        """One flag per modality, in channel order; True = present."""
+        return tuple(name in subset for name in self.names)
+
+    def ordered(self, subset: Subset) -> tuple[str, ...]:
+        """Names of the modalities present, in channel order."""
+        return tuple(name for name in self.names if name in subset)
 
     def subsets(self) -> tuple[Subset, ...]:
-        """All 2^N - 1 non-empty subsets, smallest first."""
+        """All 2^N - 1 non-empty subsets, smallest first; the order of channels does not matter."""
         sizes = range(1, len(self.names) + 1)
-        return tuple(Subset(self.names, names) for size in sizes for names in combinations(self.names, size))
+        return tuple(
+            Subset(self.names, names) for size in sizes for names in combinations(self.full.of, size)
+        )
 
     def __iter__(self) -> Iterator[Modality]:
         return iter(self.modalities)
@@ -153,3 +175,6 @@ BRATS = ModalitySet(
         Modality("T2", ("t2w",)),
     )
 )
+CT = Modality("CT", ("ncct", "nect"), "CT")
+#: The modalities whose kind and file-name tokens are known; any other name stands for an MRI sequence.
+KNOWN = (*BRATS, CT)

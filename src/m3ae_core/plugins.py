@@ -1,4 +1,4 @@
-"""The extension point: outside packages add backbones, trained models and metrics without touching this one.
+"""The extension point: outside packages add backbones, methods, models and metrics without touching this one.
 
 A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
 
@@ -9,12 +9,20 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
         return {"my-net": build}      # build(in_channels: int, config: NetworkConfig) -> torch.nn.Module
 
     @hook_implementation
+    def m3ae_methods():
+        return {"my-method": MyMethod}    # a class after m3ae_core.methods.method.Method
+
+    @hook_implementation
     def m3ae_models():
         return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
 
     @hook_implementation
     def m3ae_metrics():
         return {"my_metric": Metric(name="my_metric", ...)}    # m3ae_core.evaluation.registry.Metric
+
+    @hook_implementation
+    def m3ae_preprocessing():
+        return {"my-scale": MyStep}     # a subclass of m3ae_core.intensity.Step
 
 A backbone maps (B, N, D, H, W) to :class:`m3ae_core.nn.unet.Features` and has `widths`, the channels of its four
 levels. The mechanism is napari-plugin-engine, which is deprecated upstream and hidden behind this module so that it
@@ -27,11 +35,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
 
 from m3ae_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from m3ae_core.methods.method import Method
 
 hook_specification = HookSpecificationMarker("m3ae")
 hook_implementation = HookImplementationMarker("m3ae")
@@ -47,12 +58,20 @@ class Specification:
         """Return backbone factories by name."""
 
     @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_methods(self) -> dict[str, type[Method]]:  # type: ignore[empty-body]
+        """Return methods by name."""
+
+    @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
         """Return folders of trained bundles by name."""
 
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_metrics(self) -> dict[str, Any]:  # type: ignore[empty-body]
         """Return entries of the table of metrics (:class:`m3ae_core.evaluation.registry.Metric`) by name."""
+
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_preprocessing(self) -> dict[str, type[Any]]:  # type: ignore[empty-body]
+        """Return preprocessing steps by name: subclasses of :class:`m3ae_core.intensity.Step`."""
 
 
 @cache
@@ -64,6 +83,12 @@ def plugin_manager() -> PluginManager:
     return manager
 
 
+def register_own(name: str, plugin: type) -> None:
+    """Register a plugin of this package, once."""
+    if not plugin_manager().is_registered(name):
+        plugin_manager().register(plugin(), name=name)
+
+
 def backbones() -> dict[str, BackboneFactory]:
     """Return every registered backbone factory by name.
 
@@ -73,6 +98,17 @@ def backbones() -> dict[str, BackboneFactory]:
         If two plugins register the same name.
     """
     return _collected("m3ae_backbones", "backbone")
+
+
+def methods() -> dict[str, type[Method]]:
+    """Return every registered method by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_methods", "method")
 
 
 def models() -> dict[str, Path]:
@@ -95,6 +131,17 @@ def metrics() -> dict[str, Any]:
         If two plugins register the same name.
     """
     return _collected("m3ae_metrics", "metric")
+
+
+def preprocessing() -> dict[str, type[Any]]:
+    """Return every registered preprocessing step by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_preprocessing", "preprocessing step")
 
 
 def _collected(hook: str, kind: str) -> dict[str, Any]:

@@ -42,6 +42,13 @@ class LabelScheme:
         return dict(self.values)[tissue]
 
     @property
+    def identity(self) -> str:
+        """The name, followed by the numbers unless it is a release's: two files of one name may number differently."""
+        if SCHEMES.get(self.name) == self:
+            return self.name
+        return f"{self.name} ({', '.join(f'{tissue} {value}' for tissue, value in sorted(self.values))})"
+
+    @property
     def allowed(self) -> frozenset[int]:
         """All values a label map of this scheme may hold, background included."""
         return frozenset({0, *dict(self.values).values()})
@@ -109,8 +116,11 @@ def read_scheme(path: Path) -> LabelScheme:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or does not number the tissues (code ``scheme``).
+        If the file cannot be read, is called like a release, or does not number the tissues (code ``scheme``).
     """
+    if path.stem in SCHEMES:
+        problem = f"The label scheme {path.name} is called like a release."
+        raise ConfigError(problem, f"State {path.stem}, or rename the file.", code="scheme")
     fix = f'Write one line for each tissue, like "{NECROSIS}" = 1; known are {", ".join(ALL_COLOURS)}.'
     try:
         values = tomllib.loads(path.read_text("utf-8"))

@@ -17,7 +17,7 @@ from m3ae_core.errors import InputError
 from m3ae_core.files import make_folder, sha256, write_json
 from m3ae_core.io.case import CaseFiles
 from m3ae_core.io.folders.recognition import recognise
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import ModalitySet
 
 #: The answer that a file is none of the sequences.
 NOT_USED = ""
@@ -48,13 +48,13 @@ class Answers:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or user_state_path("napari-m3ae", appauthor=False) / "answers"
 
-    def recall(self, path: Path) -> str | None:
-        """Return what was answered about a file, None if nothing was or it cannot be read."""
+    def recall(self, path: Path, modalities: ModalitySet) -> str | None:
+        """Return what was answered about a file, None if that is none of `modalities` or cannot be read."""
         try:
             answer = json.loads(self._record(path).read_text("utf-8"))["sequence"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
-        return answer if answer in (*BRATS.names, NOT_USED) else None
+        return answer if answer in (*modalities.names, NOT_USED) else None
 
     def remember(self, path: Path, sequence: str) -> None:
         """Keep an answer.
@@ -78,8 +78,8 @@ class Answers:
         return self.folder / f"{sha256(path)}.json"
 
 
-def settle(files: CaseFiles, ask: Ask, answers: Answers) -> CaseFiles | None:
-    """Return a case without questions: what was answered before holds, all else is asked at once.
+def settle(files: CaseFiles, modalities: ModalitySet, ask: Ask, answers: Answers) -> CaseFiles | None:
+    """Return a case of `modalities` without questions: what was answered before holds, all else is asked at once.
 
     None if the user would rather not say.
 
@@ -91,14 +91,16 @@ def settle(files: CaseFiles, ask: Ask, answers: Answers) -> CaseFiles | None:
         If the answers cannot be kept.
     """
     paths = [path for path, _ in files.questions]
-    known = {path: answer for path in paths if (answer := answers.recall(path)) is not None}
+    known = {path: answer for path in paths if (answer := answers.recall(path, modalities)) is not None}
     taken = {*files.images, *known.values()}
-    choices = tuple(name for name in BRATS.names if name not in taken)
-    open_ones = [Question(path, recognise(path.name).why, choices) for path in paths if path not in known]
+    choices = tuple(name for name in modalities.names if name not in taken)
+    open_ones = [
+        Question(path, recognise(path.name, modalities).why, choices) for path in paths if path not in known
+    ]
     said = ask(open_ones) if open_ones else {}
     if said is None:
         return None
-    answered = _with_answers(files, {**known, **said})
+    answered = _with_answers(files, {**known, **said}, modalities)
     for path, sequence in said.items():
         answers.remember(path, sequence)
     return answered
@@ -109,7 +111,7 @@ def repeated(answers: Sequence[str]) -> str:
     return next((name for name in answers if name != NOT_USED and answers.count(name) > 1), "")
 
 
-def _with_answers(files: CaseFiles, said: Mapping[Path, str]) -> CaseFiles:
+def _with_answers(files: CaseFiles, said: Mapping[Path, str], modalities: ModalitySet) -> CaseFiles:
     """Return the case with the files that were asked for in their places."""
     if twice := repeated([*files.images, *said.values()]):
         raise InputError(
@@ -120,5 +122,5 @@ def _with_answers(files: CaseFiles, said: Mapping[Path, str]) -> CaseFiles:
         )
     told = {**files.images, **{name: path for path, name in said.items() if name != NOT_USED}}
     unused = tuple((path, "you left it out") for path, name in said.items() if name == NOT_USED)
-    images = {name: told[name] for name in BRATS.names if name in told}
+    images = {name: told[name] for name in modalities.names if name in told}
     return replace(files, images=images, unused=(*files.unused, *unused), questions=())

@@ -28,7 +28,7 @@ from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.files import remove_stale, write_json
 from m3ae_core.io.case import Case
 from m3ae_core.io.volume import read_labels, voxel_sha256, write_labels
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import scheme_named
 from m3ae_core.seal import record_is_whole, sealed
 from napari_m3ae import layers
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from napari_m3ae.session import Session
 
 EDITED, MODEL = "-edited.nii.gz", "-model.nii.gz"
-#: What a record says of the voxels of the model's own labels, of the process that wrote it, and of the result besides
-#: case and time.
-HASH = "model_sha256"
+#: What a record says of the voxels of the model's own labels and of the edited ones (those kept before and those that
+#: are written next, so that it holds whenever the process is killed), of the process that wrote it, and of the result
+#: besides case and time.
+HASH, EDITED_HASHES = "model_sha256", "edited_sha256"
 OWNER = ("host", "pid", "started")
 CONTENT = ("sources", "scheme", "modalities", "present", "warnings", "affine", "provenance")
 #: A process is another one than the writer of its number if it was started at another time (s); the system's clock may
@@ -206,11 +207,16 @@ class Autosave:
         with suppress(OSError):  # the writing below says what is wrong
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         affine = shown.prediction.affine
+        hashes = [voxel_sha256(each) for each in (kept.labels, labels) if each is not None]
+        record = sealed({**_describe(shown, self._owner), EDITED_HASHES: hashes})
         self._written.add(kept.path)
         if kept.labels is None:
             write_labels(_beside(kept.path, MODEL), shown.prediction.labels, affine)
-        write_labels(_beside(kept.path, EDITED), labels, affine)
-        write_json(kept.path, sealed(_describe(shown, self._owner)))
+            write_labels(_beside(kept.path, EDITED), labels, affine)
+            write_json(kept.path, record)
+        else:
+            write_json(kept.path, record)
+            write_labels(_beside(kept.path, EDITED), labels, affine)
         kept.labels = labels.copy()
 
     def _remove_all(self) -> None:
@@ -253,7 +259,7 @@ def _require_images(record: Record, session: Session) -> None:
     present = {slot.modality: slot.layer for slot in session.state.slots if slot.layer is not None}
     used = {name: layers.to_volume(present[name]) for name in wanted if name in present}
     if used and len(used) == len(wanted):
-        case = Case(record.case, BRATS, used)
+        case = Case(record.case, session.state.model.modalities, used)
         same = {name: volume.sha256 for name, volume in case.volumes.items()} == wanted
         if same and _lies_elsewhere(record, case):
             raise InputError(
@@ -292,7 +298,7 @@ def _read(path: Path) -> Record | None:
         told = {key: content[key] for key in CONTENT}
         if not isinstance(told["provenance"], dict):
             return None
-        told[HASH] = content.get(HASH)
+        told |= {name: content.get(name) for name in (HASH, EDITED_HASHES)}
         told |= {"owner": owner, "sources": frozenset(map(str, told["sources"]))}
         return Record(str(content["case"]), when, path, told)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -308,8 +314,10 @@ def _load(record: Record) -> Generator[tuple[Prediction, npt.NDArray[np.uint8]],
         If a label map is damaged or not what was written (``damaged``), or the record cannot be used (``record``).
     """
     model, edited = (read_labels(_beside(record.path, ending)) for ending in (MODEL, EDITED))
-    if record.content[HASH] not in (None, model.sha256):  # the edits come with their own checksum, and change
+    if record.content[HASH] not in (None, model.sha256):
         raise _damaged(record, _beside(record.path, MODEL))
+    if edited.sha256 not in (record.content[EDITED_HASHES] or [edited.sha256]):  # none, of an older version
+        raise _damaged(record, _beside(record.path, EDITED))
     try:
         prediction = _prediction(record.content, model.data)
     except (ValueError, LookupError, TypeError, AttributeError, M3AEError) as error:
@@ -330,7 +338,7 @@ def _prediction(content: Mapping[str, Any], labels: npt.NDArray[np.generic]) -> 
         probabilities={},
         affine=affine,
         scheme=scheme_named(content["scheme"]),
-        subset=BRATS.subset(map(str, content["present"])),
+        subset=ModalitySet.named(map(str, content["modalities"])).subset(map(str, content["present"])),
         warnings=tuple(map(str, content["warnings"])),
         provenance=content["provenance"],
     )

@@ -25,16 +25,18 @@ from pathlib import Path
 files = {{
 {files}
 }}
+bundle = load_bundle({bundle})
+modalities = bundle.config.modality_set
 {reading}
-predictor = Predictor(load_bundle({bundle}))
+predictor = Predictor(bundle)
 prediction = predictor.predict(case)
 save_prediction(prediction, Path({output!r}))
 """
 #: How the files become a case: as they are, or resampled to the grid of the first.
-READ = "case = read_case(CaseFiles({name!r}, files, None){oriented})"
+READ = "case = read_case(CaseFiles({name!r}, files, None), modalities{oriented})"
 RESAMPLE = """\
 volumes, _ = to_one_grid({{modality: read_volume(path) for modality, path in files.items()}})
-case = Case({name!r}, BRATS, volumes)"""
+case = Case({name!r}, modalities, volumes)"""
 
 
 def as_command(session: Session) -> str:
@@ -47,7 +49,7 @@ def as_command(session: Session) -> str:
     """
     _, files, _ = _chosen(session)
     turned = ["--orientation", SWAPPED] if _swapped(session) else []
-    given = [word for name, path in files.items() for word in (f"--{name.lower()}", str(path))]
+    given = [word for name, path in files.items() for word in ("--image", f"{name}={path}")]
     folder = session.state.model.folder
     model = [] if folder == BUILTIN.folder else ["--bundle", str(folder.absolute())]
     return shlex.join(
@@ -74,7 +76,6 @@ def as_python(session: Session) -> str:
         "m3ae_core.io.case": "Case" if moved else "CaseFiles, read_case",
         "m3ae_core.io.volume": "read_volume" if moved else "",
         "m3ae_core.inference.predictor": "Predictor, save_prediction",
-        "m3ae_core.modalities": "BRATS" if moved else "",
     }
     return PYTHON.format(
         imports="\n".join(f"from {module} import {names}" for module, names in imports.items() if names),

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
+from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
 from m3ae_core.io.grid import Grid
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
     from m3ae_core.methods.m3ae.reconstruction import Reconstruction
+    from m3ae_core.methods.method import Capability
     from napari_m3ae.session import Chosen, Session
 
 #: Marks the name of every layer that shows what no scanner made.
@@ -43,6 +45,11 @@ class Explorer:
         self._shown: list[Any] = []
         session.forgotten.connect(self._forget)
 
+    def lacks(self, capability: Capability) -> str | None:
+        """Say why the model cannot show this; None if it can, or is not loaded yet."""
+        bundle = self.session.bundle
+        return None if bundle is None else bundle.model.lacks(capability)
+
     def show_substitute(self) -> None:
         """Show the substitute image where the chosen case lies, or on the template if none is chosen."""
         chosen = self.session.chosen_or_told() if self.session.state.subset.present else None
@@ -51,12 +58,17 @@ class Explorer:
         def job() -> Generator[Any, None, None]:
             yield Progress("loading the model", 0, 0)
             bundle = self.session.predictor().bundle
+            if reason := bundle.model.lacks("substitute"):
+                raise BundleError("This model cannot show a substitute image.", reason, code="stage")
             grid = Grid.of(bundle.config.grid)
             if chosen is not None:
                 from m3ae_core.data.preprocess import standardise
 
                 grid = standardise(chosen.case, bundle.config).grid
-            yield dict(zip(bundle.config.modalities, bundle.substitute.numpy(), strict=True)), grid
+            yield (
+                dict(zip(bundle.config.modalities, bundle.model.images["substitute"].numpy(), strict=True)),
+                grid,
+            )
 
         def show(found: Any) -> None:
             if known is self.session.predictions:  # neither case nor model was changed meanwhile
@@ -73,12 +85,16 @@ class Explorer:
             return
 
         def job() -> Generator[Any, None, None]:
-            from m3ae_core.methods.m3ae.reconstruction import reconstruct
+            from m3ae_core.methods.m3ae.reconstruction import pretrained_patch
+            from m3ae_core.methods.method import reconstructing
 
             yield Progress("loading the model", 0, 0)
             bundle = self.session.predictor().bundle
             yield Progress("reconstructing", 0, 0)
-            yield reconstruct(bundle, chosen.case, dropped=dropped, ratio=ratio, seed=seed)
+            patch = pretrained_patch(bundle.card)
+            yield reconstructing(bundle.model).reconstruct(
+                chosen.case, dropped=dropped, ratio=ratio, seed=seed, patch=patch
+            )
 
         self.session.start(job(), lambda found: self._keep(found, shown, chosen))
 

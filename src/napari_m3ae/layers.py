@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer
     from napari.utils.colormaps import Colormap
 
+    from m3ae_core.modalities import ModalitySet
+
 #: What napari's `add_*` functions and `Layer.create` take: data, keyword arguments, layer type.
 LayerData = tuple[npt.NDArray[Any], dict[str, Any], Literal["image", "labels"]]
 
@@ -172,11 +174,11 @@ def made_here(layer: Layer) -> bool:
     return bool(facts(layer).get("computed"))
 
 
-def modality_of(layer: Layer) -> str | None:
-    """Return the sequence that a layer's metadata or else its name announces, if any."""
+def modality_of(layer: Layer, modalities: ModalitySet) -> str | None:
+    """Return the modality that a layer's metadata or else its name, read for `modalities`, announces, if any."""
     if "modality" in facts(layer):
         return str(facts(layer)["modality"])
-    return next(iter(sort_files([f"{layer.name}.nii.gz"]).images), None)
+    return next(iter(sort_files([f"{layer.name}.nii.gz"], modalities).images), None)
 
 
 def source_of(layer: Layer) -> str | None:

@@ -21,7 +21,7 @@ from m3ae_core.io.folders.layouts import sort_case
 from m3ae_core.io.folders.matching import sort_files
 from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.volume import Volume, read_labels, read_volume
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from napari_m3ae import layers
 from napari_m3ae._reader import reference_layer
@@ -97,11 +97,11 @@ class Opener:
 
     def open(self, paths: Sequence[Path]) -> None:
         """Open the case in a folder, or the one that a few files make up; which sequence each holds is told by name."""
-        self._start(lambda: find(paths))
+        self._start(lambda modalities: find(paths, modalities))
 
     def open_sample(self) -> None:
         """Open the case that is shipped with the package."""
-        self._start(lambda: Found(builtin_case(), "built-in case", scheme=BRATS_2023))
+        self._start(sample)
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -135,13 +135,14 @@ class Opener:
                 layers.swap_sides(layer, on)
         session.adopt(chosen)
 
-    def _start(self, search: Callable[[], Found]) -> None:
+    def _start(self, search: Callable[[ModalitySet], Found]) -> None:
         """Find a case, ask what its names leave open, and read it."""
         if self.session.state.phase != "idle":
             return
         try:
-            found = search()
-            files = settle(found.files, self._ask, Answers())
+            modalities = self.session.state.model.modalities
+            found = search(modalities)
+            files = settle(found.files, modalities, self._ask, Answers())
             if files is None:
                 return
             _require_sequence(files)
@@ -168,7 +169,7 @@ class Opener:
                 refill(left.labels, opened.labels)
         for layer in left.useless:  # only now, so that a grid does not run empty meanwhile
             self._remove(layer)
-        ordered = [images[name] for name in BRATS.names if name in images]
+        ordered = [images[name] for name in opened.images]
         put_below(viewer, reversed(ordered))
         self.session.adopt(images)
         self._look_at(ordered[0], first)
@@ -176,7 +177,7 @@ class Opener:
             show_warning(
                 f"{printable(path)}: The name does not tell what this file holds; it was left out. {REASSIGN}"
             )
-        if doubt := names_disagree(opened.found.files.images):
+        if doubt := names_disagree(opened.found.files.images, self.session.state.model.modalities):
             show_warning(doubt)
         if "labels" in opened.refused:
             show_warning(f"The reference labels were left out. {opened.refused['labels']}")
@@ -190,7 +191,8 @@ class Opener:
         if self.session.shown is not None:
             self._remove(self.session.shown.layer)
         for layer in tuple(self.session.viewer.layers):
-            noted, modality = layers.facts(layer), layers.modality_of(layer)
+            noted = layers.facts(layer)
+            modality = noted.get("modality")
             if layers.made_here(layer):
                 self._remove(layer)
             elif isinstance(layer, Image) and "source" in noted:
@@ -223,7 +225,14 @@ class Opener:
         viewer.fit_to_view()
 
 
-def find(paths: Sequence[Path]) -> Found:
+def sample(modalities: ModalitySet) -> Found:
+    """Return the case that is shipped with the package, as far as it has these modalities."""
+    files = builtin_case()
+    images = {name: path for name, path in files.images.items() if name in modalities.names}
+    return Found(replace(files, images=images), "built-in case", scheme=BRATS_2023)
+
+
+def find(paths: Sequence[Path], modalities: ModalitySet) -> Found:
     """Tell which case a folder or a few files are.
 
     Raises
@@ -233,20 +242,20 @@ def find(paths: Sequence[Path]) -> Found:
     """
     paths = [path.absolute() for path in paths]
     if len(paths) == 1 and paths[0].is_dir():
-        return Found(sort_case(paths[0]), str(paths[0]))
-    files = sort_files(paths)
+        return Found(sort_case(paths[0], modalities), str(paths[0]))
+    files = sort_files(paths, modalities)
     known = {*files.images.values(), files.labels, *(path for path, _ in files.questions)}
     if not files.images and not files.questions:
         raise InputError(
             "The name of no chosen file tells which sequence it holds.",
-            "Choose files with FLAIR, T1, T1c or T2 in their names, or a folder of them.",
+            f"Choose files with one of {', '.join(modalities.names)} in their names, or a folder of them.",
             path=paths[0],
             code="no-sequence",
         )
     unknown = tuple(path for path in paths if path not in known)
     folder = next(iter([*files.images.values(), *(path for path, _ in files.questions)])).parent
     try:
-        return Found(replace(files, name=sort_case(folder).name), str(folder), unknown)
+        return Found(replace(files, name=sort_case(folder, modalities).name), str(folder), unknown)
     except M3AEError:  # a folder of more than one case
         return Found(files, str(folder / files.name), unknown)
 

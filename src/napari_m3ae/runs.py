@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import psutil  # type: ignore[import-untyped]
 
 from m3ae_core.training.record import BUNDLE, LOG, RECIPE, SUBSTITUTE, TIMES
@@ -167,10 +165,13 @@ class Run:
             return None
 
     def _epochs(self, terms: dict[str, float]) -> int | None:
-        """Return the epochs that the recipe of the run asks for; the names of the loss terms tell its stage."""
-        stage = "finetune" if "segmentation" in terms else "pretrain"
+        """Return the epochs that the recipe asks for; it says the run's stage, but not in runs of older versions."""
+        recipe, guess = (
+            _read_json(self.folder / RECIPE),
+            "finetune" if "segmentation" in terms else "pretrain",
+        )
         try:
-            return int(_read_json(self.folder / RECIPE)[stage]["epochs"]) if terms else None
+            return int(recipe[recipe.get("stage", guess)]["epochs"]) if terms else None
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -183,17 +184,6 @@ class Run:
             with suppress(ValueError, KeyError, TypeError):
                 seconds.append(float(json.loads(line)["seconds"]))
         return statistics.median(seconds) * (epochs - epoch) if seconds and epochs is not None else None
-
-
-def side_by_side(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the slices (N, H, W) of a file as one picture (H, N·W), black at the 1st and white at the 99th percentile.
-
-    Rows run from anterior to posterior, and each slice from the patient's right to the left.
-    """
-    picture = np.hstack(list(np.load(path)))
-    low, high = np.percentile(picture, (1, 99))
-    grey = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
-    return np.asarray(255 * grey, np.uint8)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

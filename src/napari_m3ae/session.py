@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
 
-from m3ae_core.card import expected_words, read_card
+from m3ae_core.card import expected_words
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.files import refuse_overwriting
@@ -25,20 +25,22 @@ from m3ae_core.io.case import Case
 from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.grid import Grid
 from m3ae_core.io.patients import find_two_patients
-from m3ae_core.modalities import BRATS, Subset
+from m3ae_core.modalities import Subset
 from m3ae_core.plugins import models
 from napari_m3ae import layers
 from napari_m3ae.jobs import Events, OnEvent, Runner, ThreadRunner
 from napari_m3ae.result import Shown, show
 from napari_m3ae.settings import settings
-from napari_m3ae.state import BUILTIN, Model, State, used_and_substituted
+from napari_m3ae.state import BUILTIN, Model, Slot, State, used_and_substituted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
+    from m3ae_core.bundle import Bundle
     from m3ae_core.inference.predictor import Prediction, Predictor
     from m3ae_core.io.volume import Volume
+    from m3ae_core.modalities import ModalitySet
     from m3ae_core.regions import LabelScheme
 
 logger = logging.getLogger(__name__)
@@ -157,6 +159,12 @@ class Session:
         return (BUILTIN, *(Model(name, folder) for name, folder in named.items()))
 
     @property
+    def bundle(self) -> Bundle | None:
+        """The chosen model, once it is loaded."""
+        loaded = self._loaded
+        return None if loaded is None or loaded[0] != self.state.model.folder else loaded[1].bundle
+
+    @property
     def suggested_name(self) -> str:
         """A file name for the segmentation on display, as BIDS derivatives are named; empty if there is none.
 
@@ -185,14 +193,17 @@ class Session:
         self._set_slot(modality, ticked=ticked)
 
     def use_model(self, model: Model) -> None:
-        """Choose the model of the following runs; one whose card cannot be read is refused."""
+        """Choose the model of the following runs; one whose card cannot be read is refused.
+
+        Images whose modality the former model had too stay chosen.
+        """
         try:
-            card = read_card(model.folder)["card"]
+            chosen = model.read()
         except M3AEError as error:
             show_error(str(error))
             return
         self._forget()
-        self._update(model=replace(model, card=card), seconds=None)
+        self._update(model=chosen, slots=self._slots_for(chosen.modalities), seconds=None)
 
     def run(self) -> None:
         """Segment the chosen sequences."""
@@ -229,7 +240,7 @@ class Session:
             )
         volumes, moved = to_one_grid({name: layers.to_volume(layer) for name, layer in used.items()})
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
-        case = Case(name, BRATS, volumes)
+        case = Case(name, self.state.model.modalities, volumes)
         self._lie_on(Grid(case.shape, case.affine))
         self._require_one_patient(volumes)
         return Chosen(case, frozenset(map(layers.origin_of, used.values())), self.predictions, moved)
@@ -345,7 +356,7 @@ class Session:
     def _require_one_patient(self, volumes: Mapping[str, Volume]) -> None:
         """Refuse images that seem to be of two patients, unless the user confirms that it is one."""
         try:
-            find_two_patients(volumes, same_patient=self.same_patient)
+            find_two_patients(volumes, self.state.model.modalities, same_patient=self.same_patient)
         except InputError as error:
             if not self.confirm(error.problem):
                 raise
@@ -362,10 +373,10 @@ class Session:
 
     def _offer(self, layer: Layer) -> None:
         """Put a new layer into the slot of its sequence; the first of another case empties all slots."""
-        modality, source = layers.modality_of(layer), layers.source_of(layer)
-        if layer not in self.images or modality is None:
-            return
+        modality, source = layers.modality_of(layer, self.state.model.modalities), layers.source_of(layer)
         slots = self.state.slots
+        if layer not in self.images or modality not in [slot.modality for slot in slots]:
+            return
         others = {layers.source_of(slot.layer) for slot in slots if slot.layer is not None} - {None, source}
         if source is not None and others:
             slots = tuple(replace(slot, layer=None) for slot in slots)
@@ -385,7 +396,16 @@ class Session:
         slots = self.state.slots
         self._set_slots(tuple(replace(s, **changes) if s.modality == modality else s for s in slots))
 
-    def _set_slots(self, slots: tuple[Any, ...]) -> None:
+    def _slots_for(self, modalities: ModalitySet) -> tuple[Slot, ...]:
+        """Return the slots of a model: those of now where it has the modality too, else what the case offers."""
+        now = {slot.modality: slot for slot in self.state.slots}
+        chosen = [slot.layer for slot in self.state.slots if slot.layer is not None]
+        sources = {layers.source_of(layer) for layer in chosen}
+        free = [it for it in self.images if it not in chosen and layers.source_of(it) in sources]
+        offered = {layers.modality_of(layer, modalities): layer for layer in free}
+        return tuple(now.get(name) or Slot(name, offered.get(name)) for name in modalities.names)
+
+    def _set_slots(self, slots: tuple[Slot, ...]) -> None:
         """Fill the slots; with other images, what the model said of the former ones is forgotten."""
         if any(new.layer is not old.layer for new, old in zip(slots, self.state.slots, strict=True)):
             self._forget()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from m3ae_core.card import reliability_words
+from pydantic import ValidationError
+
+from m3ae_core.card import read_card, reliability_words
+from m3ae_core.config import ModelConfig
 from m3ae_core.data.builtin import builtin_bundle
+from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
-from m3ae_core.modalities import BRATS, Subset
+from m3ae_core.modalities import BRATS, ModalitySet, Subset
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -32,11 +36,28 @@ class Slot:
 
 @dataclass(frozen=True)
 class Model:
-    """A model to choose: its name, the folder of its bundle, and its card once that was read."""
+    """A model to choose: its name and the folder of its bundle; its card and its modalities once they were read."""
 
     name: str
     folder: Path
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    modalities: ModalitySet = field(default=BRATS, repr=False)
+
+    def read(self) -> Model:
+        """Return the model with its card and its modalities; no weights are read.
+
+        Raises
+        ------
+        BundleError
+            If ``bundle.json`` cannot be used.
+        """
+        content = read_card(self.folder)
+        try:
+            modalities = ModelConfig.model_validate(content["model"]).modality_set
+        except ValidationError as error:
+            problem = "bundle.json describes no model that this version knows."
+            raise BundleError(problem, "Copy the bundle again.", path=self.folder, code="format") from error
+        return replace(self, card=content["card"], modalities=modalities)
 
 
 BUILTIN = Model("built-in", builtin_bundle())
@@ -51,8 +72,8 @@ class State:
     how long the last run with this model took, None before the first.
     """
 
-    slots: tuple[Slot, ...] = tuple(Slot(modality) for modality in BRATS.names)
     model: Model = BUILTIN
+    slots: tuple[Slot, ...] = tuple(map(Slot, BUILTIN.modalities.names))
     seconds: float | None = None
     phase: Literal["idle", "running", "cancelling"] = "idle"
     progress: Progress | None = None
@@ -63,7 +84,7 @@ class State:
     @property
     def subset(self) -> Subset:
         """The sequences that will be used."""
-        return BRATS.subset(slot.modality for slot in self.slots if slot.used)
+        return self.model.modalities.subset(slot.modality for slot in self.slots if slot.used)
 
     @property
     def can_run(self) -> bool:
@@ -87,8 +108,7 @@ def used_and_substituted(subset: Subset, used: str, substituted: str) -> str:
     """Say which sequences are used and which are substituted, with the given verbs."""
     if not subset.missing:
         return f"All {len(subset.of)} sequences {used}."
-    present, missing = _says(subset.present, used), _says(subset.missing, substituted)
-    return f"{present}. {missing} by the learned image."
+    return f"{_says(subset.present, used)}. {_says(subset.missing, substituted)}."
 
 
 def _says(names: Sequence[str], verb: str) -> str:

@@ -68,9 +68,9 @@ class Training:
     @property
     def python(self) -> str:
         """The Python program that does the same."""
-        given, held_out, imported, schemes = ["plan"], "", "", ""
+        given, held_out, imported, schemes = f"plan, stage_named(recipe, {self.stage!r})", "", "", ""
         if self.stage == "finetune":
-            given += [f"Path({str(self.pretrained)!r})", "validation"]
+            given += f", pretrained=Path({str(self.pretrained)!r}), validation=validation"
             found = f"find_cases({str(self.validation)!r}, recipe.model.modality_set)"
             held_out = f"    validation = {found if self.validation is not None else '()'}\n"
             imported = "from m3ae_core.io.folders.schemes import schemes_of\n"
@@ -79,12 +79,12 @@ class Training:
             "from pathlib import Path\n\n"
             "from m3ae_core.config import load_recipe\n"
             "from m3ae_core.io.case import find_cases\n"
-            f"{imported}from m3ae_core.training.stages import Plan, {self.stage}\n\n"
+            f"{imported}from m3ae_core.training.run import Plan, stage_named, train\n\n"
             'if __name__ == "__main__":  # processes that prepare samples import this file\n'
             f"    recipe = load_recipe({self.recipe!r})\n"
             f"    cases = find_cases({str(self.cases)!r}, recipe.model.modality_set)\n"
             f"{held_out}    plan = Plan(recipe, cases, Path({str(self.output)!r}){schemes})\n"
-            f"    for event in {self.stage}({', '.join(given)}):\n"
+            f"    for event in train({given}):\n"
             "        print(event)\n"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -24,8 +23,8 @@ ORIENTATIONS: dict[Side, tuple[str, str, str]] = {
     "radiological": ("towards", "up", "left"),
     "neurological": ("away", "up", "right"),
 }
-#: The package that shows three planes, and its module that knows in which viewer.
-PLANES, MANAGERS = "napari_orthogonal_views", "napari_orthogonal_views.ortho_view_manager"
+#: The package that shows three planes.
+PLANES = "napari_orthogonal_views"
 #: What the copies of the mask share with it in a grid.
 LINKED = ("visible", "opacity", "blending", "contour", "selected_label", "show_selected_label")
 
@@ -69,6 +68,7 @@ class View:
         self._visible: dict[Layer, bool] = {}
         self._stride = 1
         self._busy = self._changing = False
+        self._planes: Any = None  # napari-orthogonal-views' manager of this viewer
         self._connect()
 
     @property
@@ -114,29 +114,26 @@ class View:
         """Show axial, coronal and sagittal slices together, or the axial one alone again."""
         if on == self.planes_shown or not self.planes_installed:
             return
-        manager = import_module(MANAGERS)._get_manager(self.viewer)
+        if self._planes is None:
+            self._planes = import_module(f"{PLANES}.ortho_view_manager").OrthoViewManager(self.viewer)
         if on:
             self.grid(False)
-            manager.show()
+            self._planes.show()
             self.turn(self.side or "radiological")
             for plane in self._further_planes():
                 plane.fit_to_view()
         else:
-            manager.hide()
+            self._planes.hide()
 
     def _further_planes(self) -> list[ViewerModel]:
         """The viewers of the second and the third plane; none if these are not shown.
 
-        The package has no public way to reach them, and does not turn their cameras like that of the first.
+        The package does not turn their cameras like that of the first.
         """
-        loaded = sys.modules.get(MANAGERS)  # importing it takes long, and would be in vain
-        if loaded is None or self.viewer not in loaded._VIEWER_MANAGERS:
+        if self._planes is None or not self._planes.is_shown():
             return []
-        manager = loaded._get_manager(self.viewer)
-        if not manager.is_shown():
-            return []
-        planes = (manager.right_widget, manager.bottom_widget)
-        return [plane.vm_container.viewer_model for plane in planes]
+        widgets = (self._planes.right_widget, self._planes.bottom_widget)
+        return [widget.vm_container.viewer_model for widget in widgets]
 
     def _wanted(self) -> tuple[tuple[Image, ...], Labels | None]:
         """What the grid should show: the chosen sequences, and the segmentation on display if it is one of theirs."""

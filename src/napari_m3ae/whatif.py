@@ -128,7 +128,7 @@ class WhatIf:
     def _compare(self, chosen: Chosen, fewer: Case) -> Events:
         from m3ae_core.inference.whatif import compare, difference_map
 
-        known = {frozenset(subset.present): prediction for subset, prediction in chosen.known.items()}
+        known = dict(chosen.known)
         first = yield from self._segment(chosen.case, known)
         second = yield from self._segment(fewer, known)
         yield Progress("comparing", 0, 0)
@@ -140,17 +140,15 @@ class WhatIf:
         )
 
     def _segment(
-        self, case: Case, known: dict[frozenset[str], Prediction]
+        self, case: Case, known: dict[Subset, Prediction]
     ) -> Generator[Progress | Prediction, None, Prediction]:
         """Return what the model says of a case, yielding what comes on the way to it."""
-        # A model may list its sequences in another order than the panel, so that only their names tell.
-        names = frozenset(case.subset.present)
-        if names not in known:
+        if case.subset not in known:
             for event in self.session.segment(case):
                 yield event
                 if not isinstance(event, Progress):
-                    known[names] = event
-        return known[names]
+                    known[case.subset] = event
+        return known[case.subset]
 
     def _sweep(self, chosen: Chosen) -> Events:
         from m3ae_core.inference.whatif import agreement, compare, contributions, sweep

@@ -87,6 +87,23 @@ def test_predict_single_files(place, capsys):
     assert set(np.unique(read_labels(out).data)) <= {0, 1, 2, 4}
 
 
+def test_predict_takes_images_of_whatever_modalities_the_model_has(place, capsys):
+    recipe = RECIPE.model_copy(
+        update={"model": RECIPE.model.model_copy(update={"modalities": ("T1c", "CT")})}
+    )
+    save_bundle(random_bundle(recipe), place / "ct")
+    case = place / "cases" / "p1"
+    (case / "p1-t2w.nii.gz").rename(case / "p1-ct.nii.gz")
+    out = ("--bundle", place / "ct", "--output", place / "o.nii.gz")
+    given = ("--image", f"CT={case / 'p1-ct.nii.gz'}")
+    assert run("predict", *given, *out) == 0
+    assert "used CT; substituted T1c" in capsys.readouterr().out
+    assert run("predict", *given, "--t1c", case / "p1-t1c.nii.gz", *out, "--overwrite") == 0
+    assert "used T1c+CT; substituted nothing" in capsys.readouterr().out
+    assert run("predict", "--image", f"PET={case / 'p1-ct.nii.gz'}", *out, "--overwrite") == 2
+    assert "Unknown modality PET. Choose from T1c, CT." in capsys.readouterr().err
+
+
 MISTAKES = [
     ("arguments", lambda p: ["--output", p / "o.nii.gz"]),
     ("both", lambda p: [p / "cases/p1", "--t2", p / "cases/p1/p1-t2w.nii.gz", "--output", p / "o.nii.gz"]),
@@ -101,6 +118,18 @@ MISTAKES = [
             p / "cases/p1/p1-t1n.nii.gz",
             "--t1c",
             p / "cases/p1/p1-t1n.nii.gz",
+            "--output",
+            p / "o.nii.gz",
+        ],
+    ),
+    ("no modality", lambda p: ["--image", p / "cases/p1/p1-t1n.nii.gz", "--output", p / "o.nii.gz"]),
+    (
+        "modality twice",
+        lambda p: [
+            "--t1",
+            p / "cases/p1/p1-t1n.nii.gz",
+            "--image",
+            f"T1={p / 'cases/p1/p1-t1c.nii.gz'}",
             "--output",
             p / "o.nii.gz",
         ],
@@ -247,6 +276,24 @@ def test_benchmark(place, capsys):
     assert run(*arguments, "--output", place / "out") == 0
     assert "(measured before)" in capsys.readouterr().out
     assert snapshot(place / "out") == before
+
+
+def test_benchmark_takes_a_scheme_of_ones_own(place, capsys):
+    """As default, and for one case by its manifest."""
+    own = place / "ours.toml"
+    own.write_text('"necrotic core" = 1\noedema = 2\n"enhancing tumour" = 3\n"resection cavity" = 7\n')
+    assert run("scan", place / "cases", "--csv", place / "plain.csv") == 0
+    header, line = (place / "plain.csv").read_text().split()
+    place.joinpath("stated.csv").write_text(f"{header}\n{line.removesuffix(',,')},ours.toml,\n")
+    fixed = ("--bundle", place / "model", "--device", "cpu", "--output", place / "out")
+    assert run("benchmark", "--cases", place / "plain.csv", "--scheme", own, *fixed) == 0
+    assert "label scheme (cases): ours (enhancing tumour 3, necrotic core 1," in capsys.readouterr().out
+    assert run("benchmark", "--cases", place / "stated.csv", *fixed) == 0
+    assert "(measured before)" in capsys.readouterr().out
+    own.write_text(own.read_text().replace("7", "8"))
+    assert run("benchmark", "--cases", place / "stated.csv", *fixed) == 0
+    assert "(measured before)" not in capsys.readouterr().out
+    assert "resection cavity 8" in (place / "out" / "report.html").read_text()
 
 
 def test_benchmark_without_a_reference(place, capsys):

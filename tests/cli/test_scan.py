@@ -48,7 +48,7 @@ def test_json(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "questions": [],
         "warnings": [],
     }
-    assert "--t1c post_T1.nii" in second["questions"][0]
+    assert "--image T1c=post_T1.nii" in second["questions"][0]
     assert [(bad["path"], bad["code"]) for bad in found["refused"]] == [(str(cohort / "c"), "ambiguous")]
 
 

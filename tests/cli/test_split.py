@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from m3ae_core.cli import main
-from m3ae_core.cli.training import _validation_cases, chosen_cases
+from m3ae_core.cli.training import LabelledCases, chosen_cases
 from m3ae_core.data.splits import PARTS, read_names, read_split
+from m3ae_core.methods.method import Stage
 from m3ae_core.modalities import BRATS
-from m3ae_core.training import stages
+from m3ae_core.training import run as runs
 
 
 def run(*arguments: object) -> int:
@@ -99,14 +99,14 @@ def test_a_split_folder_trains_and_validates(cases: Path, tmp_path: Path) -> Non
     lists = {"train": ["case-3", "case-1"], "val": ["case-2"], "test": ["case-9"]}
     split = write_lists(tmp_path / "split", **lists)
     assert [case.name for case in chosen_cases(cases, split, BRATS)] == lists["train"]
-    held_out = _validation_cases((None, None), cases, split, BRATS)
+    held_out = LabelledCases(cases, split).held_out(BRATS)
     assert [case.name for case in held_out] == lists["val"]
 
 
 def test_without_a_validation_list_nothing_validates(cases: Path, tmp_path: Path) -> None:
     split = write_lists(tmp_path / "split", train=["case-3"])
     for chosen in (split, split / "train.txt", None):
-        assert _validation_cases((None, None), cases, chosen, BRATS) == ()
+        assert LabelledCases(cases, chosen).held_out(BRATS) == ()
 
 
 def test_what_is_given_goes_before_the_split(cases: Path, tmp_path: Path) -> None:
@@ -119,22 +119,20 @@ def test_what_is_given_goes_before_the_split(cases: Path, tmp_path: Path) -> Non
         ((None, split), ["case-2"]),
         ((other.parent, None), ["x"]),
     ):
-        assert [case.name for case in _validation_cases(given, cases, split, BRATS)] == names
+        assert [case.name for case in LabelledCases(cases, split, *given).held_out(BRATS)] == names
 
 
 def test_finetune_hands_on_both_parts(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = write_lists(tmp_path / "split", train=["case-3", "case-1"], val=["case-2"])
     seen: dict[str, list[str]] = {}
 
-    def stage(name: str) -> Callable[..., list[str]]:
-        def fake(plan: stages.Plan, pretrained: Path = tmp_path, validation: Any = ()) -> list[str]:
-            seen[name] = [case.name for case in (*plan.cases, *validation)]
-            return []
+    def fake(
+        plan: runs.Plan, stage: Stage, pretrained: Path | None = None, validation: Any = ()
+    ) -> list[str]:
+        seen[stage.name] = [case.name for case in (*plan.cases, *validation)]
+        return []
 
-        return fake
-
-    for name in ("pretrain", "finetune"):
-        monkeypatch.setattr(stages, name, stage(name))
+    monkeypatch.setattr(runs, "train", fake)
     common = ("paper", "--cases", cases, "--split", split, "--output", tmp_path / "run")
     assert run("pretrain", *common) == 0
     assert run("finetune", *common, "--pretrained", tmp_path, "--scheme", "brats2023") == 0

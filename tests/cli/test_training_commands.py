@@ -11,7 +11,7 @@ from m3ae_core.cli import main, training
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.hardware import Hardware
-from m3ae_core.training import stages
+from m3ae_core.training import run as runs
 
 FLAGS = {
     "--device cpu": {"device": "cpu"},
@@ -25,16 +25,15 @@ FLAGS = {
 
 
 @pytest.fixture
-def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[stages.Plan]:
+def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[runs.Plan]:
     """Stages that only note what they are told."""
-    seen: list[stages.Plan] = []
+    seen: list[runs.Plan] = []
 
-    def fake(plan: stages.Plan, *_: Any) -> list[None]:
+    def fake(plan: runs.Plan, *_: Any, **__: Any) -> list[None]:
         seen.append(plan)
         return []
 
-    for name in ("pretrain", "finetune"):
-        monkeypatch.setattr(stages, name, fake)
+    monkeypatch.setattr(runs, "train", fake)
     write_phantom(tmp_path / "cases", "p1", shape=(16, 16, 16))
     return seen
 
@@ -46,7 +45,7 @@ def run(stage: str, folder: Path, *options: str) -> int:
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_every_flag_reaches_the_hardware(stage: str, tmp_path: Path, plans: list[stages.Plan]) -> None:
+def test_every_flag_reaches_the_hardware(stage: str, tmp_path: Path, plans: list[runs.Plan]) -> None:
     assert run(stage, tmp_path) == 0
     for flags in FLAGS:
         assert run(stage, tmp_path, *flags.split()) == 0
@@ -61,7 +60,7 @@ def test_every_flag_reaches_the_hardware(stage: str, tmp_path: Path, plans: list
 
 
 def test_what_cannot_be_is_refused(
-    tmp_path: Path, plans: list[stages.Plan], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, plans: list[runs.Plan], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags in (["--precision", "64-true"], ["--device", "tpu"], ["--accumulate", "half"]):
         with pytest.raises(SystemExit):

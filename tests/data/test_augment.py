@@ -11,7 +11,9 @@ from m3ae_core.data.augment import Augmentation
 
 
 def draw(seed: int = 0, modalities: int = 4, depth: int = 5, **settings) -> Augmentation:
-    return Augmentation.draw(np.random.default_rng(seed), AugmentConfig(**settings), modalities, depth)
+    return Augmentation.draw(
+        np.random.default_rng(seed), AugmentConfig(**settings), [1.0] * modalities, depth
+    )
 
 
 def test_the_papers_ranges() -> None:
@@ -38,6 +40,12 @@ def test_the_papers_ranges() -> None:
         (-2, -1),
         (-3, -2, -1),
     }
+
+
+def test_the_shift_follows_each_modalitys_scale() -> None:
+    drawn = Augmentation.draw(np.random.default_rng(0), AugmentConfig(), [1.0, 5.3, 5.3], 5)
+    plain = Augmentation.draw(np.random.default_rng(0), AugmentConfig(), [1.0, 1.0, 1.0], 5)
+    torch.testing.assert_close(drawn.shift.flatten(), plain.shift.flatten() * torch.tensor([1.0, 5.3, 5.3]))
 
 
 def test_each_axis_has_its_own_probability() -> None:

@@ -23,9 +23,10 @@ from m3ae_core.data.dataset import Crop, Samples, cache_case, crop, onto_foregro
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.data.preprocess import brain_box, standardise
 from m3ae_core.errors import InputError
+from m3ae_core.intensity import PreprocessConfig
 from m3ae_core.io.case import CaseFiles, read_case
 from m3ae_core.io.volume import write_labels
-from m3ae_core.regions import BRATS_2023, MSD, encode
+from m3ae_core.regions import BRATS_2023, MSD, LabelScheme, encode
 from tiny import cached
 
 #: The template that holds the voxels of a phantom of (20, 24, 16), turned to superior, posterior, left.
@@ -114,12 +115,13 @@ def test_other_labels_are_another_case(files: CaseFiles, cache: Path) -> None:
     [
         {"preprocess": MODEL.preprocess.model_copy(update={"percentiles": (2, 98)})},
         {"preprocess": MODEL.preprocess.model_copy(update={"foreground": "positive"})},
+        {"preprocess": PreprocessConfig(modalities={"T1": {"scale": "zscore"}})},
         {"grid": TEMPLATE.model_copy(update={"shape": (16, 24, 24)})},
         {"regions": ("WT", "TC")},
         {"modalities": ("T1", "FLAIR", "T1c", "T2")},
         {"modalities": ("FLAIR", "T1")},
     ],
-    ids=["percentiles", "foreground", "grid", "regions", "order", "fewer"],
+    ids=["percentiles", "foreground", "one modality", "grid", "regions", "order", "fewer"],
 )
 def test_whatever_shapes_the_arrays_is_in_the_key(files: CaseFiles, cache: Path, change: dict) -> None:
     cache_case(files, MODEL, BRATS_2023, cache)
@@ -128,8 +130,9 @@ def test_whatever_shapes_the_arrays_is_in_the_key(files: CaseFiles, cache: Path,
 
 
 def test_the_label_scheme_is_in_the_key(files: CaseFiles, cache: Path) -> None:
-    mine, other = (cache_case(files, MODEL, scheme, cache) for scheme in (BRATS_2023, MSD))
-    assert (mine.regions != other.regions).any()
+    for schemes in ((BRATS_2023, MSD), [LabelScheme("ours", scheme.values) for scheme in (BRATS_2023, MSD)]):
+        mine, other = (cache_case(files, MODEL, scheme, cache) for scheme in schemes)
+        assert (mine.regions != other.regions).any()
 
 
 def test_what_does_not_shape_the_arrays_is_not_in_the_key(files: CaseFiles, cache: Path) -> None:

@@ -10,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from m3ae_core.config import GridConfig, ModelConfig, PreprocessConfig
+from m3ae_core.config import GridConfig, ModelConfig
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.data.preprocess import StandardCase, brain_box, normalise, standardise
 from m3ae_core.errors import InputError
+from m3ae_core.intensity import MinMax, PreprocessConfig, Step, ZScore
 from m3ae_core.io.case import Case
 from m3ae_core.io.volume import Volume
 from m3ae_core.modalities import BRATS
 
-NONZERO, POSITIVE = PreprocessConfig(), PreprocessConfig(foreground="positive")
+NONZERO, POSITIVE = PreprocessConfig().default, PreprocessConfig(foreground="positive").default
+ZSCORE = ZScore(scale="zscore")
 #: The template that holds the voxels of a phantom of (20, 24, 16), turned to superior, posterior, left.
 TEMPLATE = GridConfig(
     shape=(16, 24, 20), affine=((0, 0, -4, -25.5), (0, -4, 0, 229.5), (4, 0, 0, -1), (0, 0, 0, 1))
@@ -59,7 +61,7 @@ def standard(names: Sequence[str], model: ModelConfig = MODEL) -> StandardCase:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("config", [NONZERO, POSITIVE], ids=["nonzero", "positive"])
-def test_the_rule_against_plain_numpy(config: PreprocessConfig, seed: int) -> None:
+def test_the_rule_against_plain_numpy(config: Step, seed: int) -> None:
     data = head(seed)
     foreground = data != 0 if config is NONZERO else data > 0
     normal = normalise(Volume(data, np.eye(4)), config)
@@ -82,7 +84,7 @@ def test_negative_voxels_of_the_brain_count_or_not() -> None:
     hnp.arrays(np.float32, (3, 4, 5), elements=st.sampled_from([-7.0, 0.0, 1.0, 2.5, 900.0])),
     st.sampled_from([NONZERO, POSITIVE]),
 )
-def test_background_stays_zero_and_values_within_the_unit(data: np.ndarray, config: PreprocessConfig) -> None:
+def test_background_stays_zero_and_values_within_the_unit(data: np.ndarray, config: Step) -> None:
     data[0, 0] = 1, 2, 3, 4, 5  # some contrast
     data[1:, 0, :3] = 1
     normal = normalise(Volume(data, np.eye(4)), config)
@@ -103,7 +105,7 @@ def test_brightness_and_contrast_do_not_matter() -> None:
 
 def test_the_percentiles_can_be_set() -> None:
     data = np.arange(1, 102, dtype=np.float32).reshape(1, 1, 101)
-    normal = normalise(Volume(data, np.eye(4)), PreprocessConfig(percentiles=(10, 60)))[0, 0]
+    normal = normalise(Volume(data, np.eye(4)), MinMax(scale="minmax", percentiles=(10, 60)))[0, 0]
     assert (normal == 0).sum() == 11
     assert (normal == 1).sum() == 41
     assert normal[35] == pytest.approx(0.5)
@@ -122,21 +124,20 @@ def test_zscore_clips_first_and_leaves_the_background_at_zero() -> None:
     clipped = rule(data, foreground)[foreground]
     expected = np.zeros(data.shape)
     expected[foreground] = (clipped - clipped.mean()) / clipped.std()
-    config = PreprocessConfig(scale="zscore")
-    np.testing.assert_allclose(normalise(Volume(data, AFFINE), config), expected, atol=1e-5)
+    np.testing.assert_allclose(normalise(Volume(data, AFFINE), ZSCORE), expected, atol=1e-5)
 
 
 def test_zscore_does_not_depend_on_the_scanners_scale_or_offset() -> None:
     data = head()
     other = np.where(data != 0, 3 * data + 5000, 0).astype(np.float32)
-    first, second = (normalise(Volume(d, AFFINE), PreprocessConfig(scale="zscore")) for d in (data, other))
+    first, second = (normalise(Volume(d, AFFINE), ZSCORE) for d in (data, other))
     np.testing.assert_allclose(first, second, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("value", "config"), [(5, NONZERO), (0, NONZERO), (0, POSITIVE), (-3, POSITIVE)], ids=str
 )
-def test_no_contrast_is_refused(value: float, config: PreprocessConfig, tmp_path) -> None:
+def test_no_contrast_is_refused(value: float, config: Step, tmp_path) -> None:
     """One grey value within the brain, or no foreground at all."""
     data = np.zeros((4, 4, 4), np.float32)
     data[1:3, 1:3, 1:3] = value
@@ -193,9 +194,9 @@ def test_every_modality_has_its_channel_whatever_the_order_of_files(order: tuple
             np.testing.assert_allclose(first.image[channel], expected, atol=1e-6)
         else:
             assert not first.image[channel].any()
-    assert first.subset.of == order
-    assert set(first.subset.present) == {"FLAIR", "T2"}
-    assert first.subset.flags == tuple(name in ("FLAIR", "T2") for name in order)
+    assert first.modalities.names == order
+    assert first.subset == BRATS.subset(["FLAIR", "T2"])
+    assert first.exists == tuple(name in ("FLAIR", "T2") for name in order)
 
 
 def test_a_case_tells_where_it_lies() -> None:
@@ -250,7 +251,7 @@ def test_sequences_that_the_model_does_not_know_are_left_aside() -> None:
     case = Case("phantom", BRATS, {name: Volume(data, AFFINE) for name, data in images.items()})
     model = RECIPE.model.model_copy(update={"modalities": ("T2", "FLAIR")})
     standard = standardise(case, model)
-    assert standard.subset.present == ("T2", "FLAIR")
+    assert standard.subset == model.modality_set.full
     assert len(standard.image) == 2
     with pytest.raises(InputError) as caught:
         standardise(case.only("T1"), model)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from m3ae_core.config import PreprocessConfig, ScannerConfig
+from m3ae_core.config import ScannerConfig
 from m3ae_core.data.scanner import TERMS, Scanner
+from m3ae_core.intensity import MinMax, Window, ZScore
 
-ZSCORE = PreprocessConfig(scale="zscore")
+ZSCORE = (ZScore(scale="zscore"),) * 4
 PLAIN = Scanner(torch.zeros(4, len(TERMS)), torch.zeros(4), torch.ones(4), (1.0,) * 4, 0)
 
 
@@ -60,7 +61,7 @@ def test_thick_slices_blur_along_their_axis_alone() -> None:
     image[:, 4] = 1
     image[:, :, 4] += 2
     scanner = PLAIN._replace(thickness=(3.0, 1.0, 1.0, 1.0), axis=0)
-    changed = scanner.apply(image + 1, PreprocessConfig())
+    changed = scanner.apply(image + 1, (MinMax(scale="minmax"),) * 4)
     assert changed[0, :, 8, 8].diff().abs().max() < (changed[1, :, 8, 8].diff().abs().max()) / 1.5
     assert changed[0, 8, :, 8].diff().abs().max() == pytest.approx(
         changed[1, 8, :, 8].diff().abs().max().item(), rel=0.5
@@ -71,3 +72,10 @@ def test_a_draw_is_a_function_of_its_generator() -> None:
     first, again, other = (Scanner.draw(np.random.default_rng(s), ScannerConfig(), 4) for s in (1, 1, 2))
     assert torch.equal(first.apply(brain(), ZSCORE), again.apply(brain(), ZSCORE))
     assert not torch.equal(first.apply(brain(), ZSCORE), other.apply(brain(), ZSCORE))
+
+
+def test_a_modality_in_absolute_units_keeps_them() -> None:
+    scanner = Scanner.draw(np.random.default_rng(0), ScannerConfig(thickness=1, probability=1), 4)
+    changed = scanner.apply(brain(), (*ZSCORE[:3], Window(scale="window")))
+    assert torch.equal(changed[3], brain()[3])
+    assert not torch.allclose(changed[1], brain()[1])

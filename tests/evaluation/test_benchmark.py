@@ -21,7 +21,7 @@ from m3ae_core.evaluation.registry import METRICS, Metric
 from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
-from m3ae_core.evaluation.store import load_results, measurement_file, slices_file
+from m3ae_core.evaluation.store import load_results, measurement_file, scheme_of, slices_file
 from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
@@ -29,7 +29,7 @@ from m3ae_core.io.case import Case, find_cases, read_case, read_case_labels
 from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
-from tiny import RECIPE, random_bundle, write_cases
+from tiny import RECIPE, random_bundle, with_substitute, write_cases
 
 REAL_PREDICT = Predictor.predict
 
@@ -39,7 +39,7 @@ def quick_predict(
 ) -> SimpleNamespace:
     """Stand-in for the network: brightness thresholds that shift with the substitute wherever sequences are missing."""
     image = np.mean([volume.data for volume in case.volumes.values()], axis=0)
-    shift = 100 * float(self.bundle.substitute.std()) * len(case.subset.missing) / 4
+    shift = 100 * float(self.bundle.model.substitute.std()) * len(case.subset.missing) / 4
     labels = np.zeros(case.shape, np.uint8)
     for value, level in ((2, 450), (1, 550), (3, 650)):
         labels[image > level + shift] = value
@@ -192,6 +192,20 @@ def test_another_label_scheme_is_another_measurement(place, bundle):
         load_results(out)
 
 
+def test_a_scheme_of_ones_own_is_kept_and_another_of_its_name_is_another_measurement(place, bundle):
+    cases, out = place
+    own, other = LabelScheme("ours", BRATS_2023.values), LabelScheme("ours", MSD.values)
+    results = finish([bundle], cases, out, scheme=own)
+    assert load_results(out).measurements == results.measurements
+    assert dict(scheme_of(results.record, cases[0].name).values) == dict(own.values)
+    assert [event.reused for event in measured(run([bundle], cases, out, scheme=own, device="cpu"))] == [
+        True
+    ] * 2
+    again = run([bundle], cases, out, schemes={cases[0].name: other}, scheme=own, device="cpu")
+    assert [event.reused for event in measured(again)] == [False, True]
+    assert dict(scheme_of(load_results(out).record, cases[0].name).values) == dict(other.values)
+
+
 def test_figures_are_of_float32_unless_told_and_another_arithmetic_is_another_measurement(
     place, bundle, monkeypatch
 ):
@@ -237,7 +251,7 @@ def test_models_are_told_apart_by_all_that_decides_about_their_answers(tmp_path,
     """Same name, same weights, another substitute: another model, measured beside the first one."""
     cases, out = place
     other = saved(
-        tmp_path / "other", replace(random_bundle(), substitute=torch.zeros_like(bundle.substitute))
+        tmp_path / "other", with_substitute(random_bundle(), torch.zeros_like(bundle.model.substitute))
     )
     assert other.sha256 == bundle.sha256
     events = list(run([bundle, other], cases, out, device="cpu"))

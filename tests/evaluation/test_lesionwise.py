@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from m3ae_core.evaluation.lesionwise import lesionwise_dice
 from m3ae_core.evaluation.metrics import dice
@@ -41,6 +42,8 @@ def test_lesions_below_50_mm3_are_not_scored_and_finding_them_is_no_mistake():
         assert lesionwise_dice(prediction, mask(LARGE, TINY), MM) == 1
     assert lesionwise_dice(mask(), mask(TINY), MM) is None
     assert lesionwise_dice(mask(), mask(TINY), (1, 1, 2)) == 0  # 96 mm³
+    assert lesionwise_dice(mask(), mask(np.s_[:5, :5, :2]), MM) is None  # 50 mm³
+    assert lesionwise_dice(mask(), mask(np.s_[:17, :3, :1]), MM) == 0  # 51 mm³
 
 
 @pytest.mark.parametrize(("gap", "lesions"), [(6, 1), (7, 2)])
@@ -84,3 +87,54 @@ def test_lesions_too_small_to_be_scored_agree():
     small = np.s_[2:4, 2:4, 2:4]
     assert lesionwise_dice(mask(), mask(small), MM) is None
     assert LESION_DICE.score(overlap(mask(), mask(small), MM)) == 1
+
+
+def by_the_definition(prediction: np.ndarray, reference: np.ndarray) -> float | None:
+    """Dice by lesions of two masks (X, Y, Z) with voxels of 1 mm, lesion after lesion on the whole image."""
+    dilate = ndimage.generate_binary_structure(3, 2)
+    touch = ndimage.generate_binary_structure(3, 3)
+    near, lesions = ndimage.label(ndimage.binary_dilation(reference, dilate, iterations=3), touch)
+    components, count = ndimage.label(prediction, touch)
+    unmatched, scores = set(range(1, count + 1)), []
+    for number in range(1, lesions + 1):
+        lesion, found = reference & (near == number), np.zeros_like(prediction)
+        for one in range(1, count + 1):
+            if np.any((components == one) & (near == number)):
+                found |= components == one
+                unmatched.discard(one)
+        if lesion.sum() > 50:
+            scores.append(2 * (found & lesion).sum() / (found.sum() + lesion.sum()))
+    scores += [0.0] * len(unmatched)
+    return sum(scores) / len(scores) if scores else None
+
+
+def balls(rng: np.random.Generator, count: int) -> np.ndarray:
+    """`count` balls of 1 to 6 voxels across, of which some touch, in (28, 24, 20) voxels."""
+    found = np.zeros((28, 24, 20), bool)
+    places = np.indices(found.shape)
+    for _ in range(count):
+        middle, radius = rng.uniform(0, found.shape), rng.uniform(0.8, 5)
+        found |= radius**2 >= ((places.T - middle) ** 2).sum(-1).T
+    return found
+
+
+@pytest.mark.parametrize("lesions", range(5))
+def test_a_slow_computation_by_the_definition_agrees(lesions):
+    """45 phantoms each of no to four lesions, predicted moved, in part, elsewhere, or not at all."""
+    rng, seen = np.random.default_rng(lesions), set()
+    for number in range(45):
+        reference = balls(rng, lesions)
+        prediction = np.roll(reference, rng.integers(-3, 4, 3), (0, 1, 2)) & (rng.random() < 0.8)
+        prediction = (prediction & (rng.random(reference.shape) < 0.97)) | balls(rng, int(rng.integers(3)))
+        ours, theirs = lesionwise_dice(prediction, reference, MM), by_the_definition(prediction, reference)
+        assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-12)), number
+        seen.add(theirs)
+    assert len(seen) >= (25 if lesions > 1 else 2)
+
+
+def test_a_gap_across_a_corner_parts_lesions():
+    """The dilation has no corners: 5 voxels apart along every axis are not bridged, along two they are."""
+    across = np.s_[17:27, 17:27, 17:27]
+    assert lesionwise_dice(mask(LARGE), mask(LARGE, across), MM) == pytest.approx(1 / 2)
+    edge = np.s_[17:27, 17:27, 2:12]
+    assert lesionwise_dice(mask(LARGE), mask(LARGE, edge), MM) == pytest.approx(2 / 3)

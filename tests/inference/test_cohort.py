@@ -17,12 +17,12 @@ from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.preprocess import Standardiser
 from m3ae_core.errors import InputError
 from m3ae_core.events import CaseFailed, CaseSegmented
-from m3ae_core.inference.cohort import Cohort, _read_ahead
+from m3ae_core.inference.cohort import Cohort, Reading, _read_ahead
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import find_cases, read_case, scan_cases
 from m3ae_core.io.sidecar import sidecar_of
 from m3ae_core.io.volume import read_labels, read_volume, write_image, write_labels
-from m3ae_core.regions import BRATS_2021, BRATS_2023
+from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD, LabelScheme
 from m3ae_core.seal import record_is_whole, sealed
 from tiny import random_bundle, write_cases
 
@@ -97,7 +97,7 @@ def test_other_grids_are_resampled_and_said_or_refused(predictor, place):
     volume = read_volume(image)
     write_image(image, volume.data[:-3], volume.affine)
     (place / "strict").mkdir()
-    first, *rest = run(Cohort(predictor, place / "strict", same_grid=True), place)
+    first, *rest = run(Cohort(predictor, place / "strict", reading=Reading(same_grid=True)), place)
     assert first.error.code == "grids-differ"
     assert all(isinstance(event, CaseSegmented) for event in rest)
     first, *_ = run(Cohort(predictor, place / "out"), place)
@@ -195,6 +195,15 @@ def test_a_stale_result_is_replaced_only_when_asked(predictor, place, change):
     events = run(Cohort(predictor, place / "out", overwrite=True), place)
     assert [event.reused for event in events] == [False] * 3
     assert [event.reused for event in run(Cohort(predictor, place / "out"), place)] == [True] * 3
+
+
+def test_another_scheme_of_the_same_name_is_no_reason_to_reuse_a_result(predictor, place):
+    own, other = LabelScheme("ours", BRATS_2021.values), LabelScheme("ours", MSD.values)
+    run(Cohort(predictor, place / "out", scheme=own), place)
+    assert [event.reused for event in run(Cohort(predictor, place / "out", scheme=own), place)] == [True] * 3
+    events = run(Cohort(predictor, place / "out", scheme=other), place)
+    assert {event.error.code for event in events} == {"stale"}
+    assert "other label scheme" in str(events[0].error)
 
 
 def painted(place: Path) -> None:
@@ -318,7 +327,9 @@ def test_a_case_of_two_patients_is_refused_unless_told_otherwise(predictor, plac
     assert failed.error.code == "two-patients"
     assert [event.case for event in done] == ["case-0", "case-1"]
     (place / "told").mkdir()
-    assert isinstance(run(Cohort(predictor, place / "told", same_patient=True), place)[-1], CaseSegmented)
+    assert isinstance(
+        run(Cohort(predictor, place / "told", reading=Reading(same_patient=True)), place)[-1], CaseSegmented
+    )
     vouched = [
         json.loads((place / folder / f"{name}-m3ae.json").read_text())["same_patient"]
         for folder, name in (("told", "case-2"), ("out", "case-0"))

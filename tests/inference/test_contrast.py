@@ -27,7 +27,12 @@ def case(**images: np.ndarray) -> StandardCase:
     image = np.stack([images.get(name, empty) for name in BRATS.names])
     grid = Grid((SIDE,) * 3, np.diag([2.0, 2.0, 2.0, 1.0]))
     return StandardCase(
-        image, BRATS.subset(images), grid, Placement("header", (0, 0, 0), 1.0), brain_box(image.any(axis=0))
+        image,
+        BRATS,
+        BRATS.subset(images),
+        grid,
+        Placement("header", (0, 0, 0), 1.0),
+        brain_box(image.any(axis=0)),
     )
 
 

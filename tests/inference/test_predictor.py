@@ -23,6 +23,7 @@ from m3ae_core.io.case import Case
 from m3ae_core.io.grid import Grid, resample
 from m3ae_core.io.sidecar import saved_scheme, sidecar_of
 from m3ae_core.io.volume import Volume, read_labels, write_labels
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.modalities import BRATS
 from m3ae_core.nn.windows import Extent, fill_extent
 from m3ae_core.regions import BRATS_2021, BRATS_2023, REGIONS, encode
@@ -59,12 +60,14 @@ def test_the_filled_image_is_what_the_paper_says(case, predictor):
     standard = standardise(case.only("T1", "T2"), predictor.config)
     inference = predictor.config.inference
     extent = Extent.of(inference, predictor.config.grid.shape, standard.brain)
-    image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.subset.flags)
-    filled, brain, before = fill_extent(image, missing, extent, predictor.substitute, inference)
+    image, missing = torch.from_numpy(standard.image), ~torch.tensor(standard.exists)
+    filled, brain, before = fill_extent(
+        lambda part, start: predictor.model.fill(part, missing, start), image, extent, inference
+    )
     assert before == (0, 0, 0)
     assert torch.equal(brain, (image != 0).any(0))
     assert torch.equal(filled[[1, 3]], torch.from_numpy(standard.image[[1, 3]]))
-    assert torch.equal(filled[[0, 2]], predictor.bundle.substitute[[0, 2]])
+    assert torch.equal(filled[[0, 2]], predictor.bundle.model.substitute[[0, 2]])
 
 
 def test_the_subset_matters(case, predictor):
@@ -162,14 +165,14 @@ def test_runs_repeat(case, predictor):
 def test_a_pretrained_bundle_cannot_segment():
     whole = random_bundle()
     with pytest.raises(BundleError) as caught:
-        Predictor(Bundle(whole.config, whole.substitute, whole.autoencoder, None), "cpu")
+        Predictor(Bundle(M3AE.of(whole.config, whole.model.substitute, whole.model.autoencoder)), "cpu")
     assert caught.value.code == "stage"
 
 
 def test_output_that_is_not_finite_is_no_segmentation(case):
     bundle = random_bundle()
     with torch.no_grad():
-        bundle.segmenter.heads.at_full.weight[0, 0] = float("nan")
+        bundle.model.segmenter.heads.at_full.weight[0, 0] = float("nan")
     with pytest.raises(BundleError) as caught:
         Predictor(bundle, "cpu").predict(case)
     assert caught.value.code == "nonfinite"
@@ -180,7 +183,7 @@ def fails(times: int, predictor: Predictor, monkeypatch, message: str = "CUDA ou
 
     A fake: no GPU has been available to try the real thing.
     """
-    forward, batches = predictor.segmenter.predict, []
+    forward, batches = predictor.model.segmenter.predict, []
 
     def failing(x):
         batches.append(len(x))
@@ -188,7 +191,7 @@ def fails(times: int, predictor: Predictor, monkeypatch, message: str = "CUDA ou
             raise torch.OutOfMemoryError(message)
         return forward(x)
 
-    monkeypatch.setattr(predictor.segmenter, "predict", failing)
+    monkeypatch.setattr(predictor.model.segmenter, "predict", failing)
     return batches
 
 
@@ -222,7 +225,7 @@ def test_any_window_may_be_the_one(case, monkeypatch, failing_window):
     inference = RECIPE.model.inference.model_copy(update={"window": (16, 24, 16)})
     predictor = Predictor(random_bundle(inference=inference), "cpu")
     expected = predictor.predict(case)
-    forward, calls = predictor.segmenter.predict, []
+    forward, calls = predictor.model.segmenter.predict, []
 
     def failing(x):
         calls.append(1)
@@ -230,7 +233,7 @@ def test_any_window_may_be_the_one(case, monkeypatch, failing_window):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(x)
 
-    monkeypatch.setattr(predictor.segmenter, "predict", failing)
+    monkeypatch.setattr(predictor.model.segmenter, "predict", failing)
     predictor.device = torch.device("meta")
     prediction = predictor.predict(case)
     assert (prediction.labels == expected.labels).all()
@@ -267,7 +270,7 @@ def test_a_pass_that_cannot_fit_is_not_begun(case, monkeypatch):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(case, monkeypatch):
     predictor = Predictor(random_bundle(), "cpu")
-    monkeypatch.setattr(predictor.segmenter, "predict", lambda x: torch.zeros(2) + torch.zeros(3))
+    monkeypatch.setattr(predictor.model.segmenter, "predict", lambda x: torch.zeros(2) + torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         predictor.predict(case)
 
@@ -277,7 +280,9 @@ def test_the_arithmetic_is_the_devices_and_is_told(case, monkeypatch, native, na
     monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: native)
     predictor = Predictor(random_bundle(), "cpu")
     seen = []
-    predictor.segmenter.backbone.down[0].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    predictor.model.segmenter.backbone.down[0].register_forward_hook(
+        lambda _, __, out: seen.append(out.dtype)
+    )
     prediction = predictor.predict(case)
     assert seen == [getattr(torch, name)]
     assert prediction.provenance["device"]["precision"] == name

@@ -94,7 +94,7 @@ class FakePredictor:
 
 
 def made(subset: Subset, scheme=BRATS_2023) -> Prediction:
-    labels = np.array(subset.flags, np.uint8).reshape(-1, 1, 1)
+    labels = np.array(BRATS.flags(subset), np.uint8).reshape(-1, 1, 1)
     return Prediction(labels, {"WT": labels.astype(np.float32)}, AFFINE, scheme, subset, (), {})
 
 

@@ -47,3 +47,35 @@ def test_what_is_no_constant_or_everything_is_left_alone():
         data, notes = without_background(image)
         assert data is image
         assert notes == ()
+
+
+# --- CT --------------------------------------------------------------------------------------------
+
+
+def hounsfield(outside: float) -> np.ndarray:
+    """The phantom's head as a CT of -40 to 60 HU."""
+    return np.where(IMAGE == 0, np.float32(outside), np.round(IMAGE / 10) - 40)
+
+
+@pytest.mark.parametrize("outside", [-1000, -1024, -3024, 0, np.nan])
+def test_air_and_padding_of_a_ct_become_0_and_tissue_keeps_its_units(outside):
+    image = hounsfield(outside)
+    image[24, 28, 20] = 0 if outside else 1
+    data, notes = without_background(image, "CT")
+    assert notes == ()
+    assert data.dtype == np.float32
+    brain = (IMAGE > 0) & (image != 0)
+    np.testing.assert_array_equal(data[IMAGE == 0], 0)
+    np.testing.assert_array_equal(data[brain], image[brain])
+    assert data[24, 28, 20] != 0
+    assert data[24, 28, 20] == pytest.approx(image[24, 28, 20])
+    again, _ = without_background(data, "CT")
+    np.testing.assert_array_equal(again, data)
+
+
+def test_noisy_air_around_a_head_that_reaches_the_corner():
+    image = hounsfield(-1000) + np.random.default_rng(0).uniform(-30, 30, IMAGE.shape).astype(np.float32)
+    image[:3, :3, :3] = 25
+    data, _ = without_background(image, "CT")
+    np.testing.assert_array_equal(data == 0, (IMAGE == 0) & (image != 25))
+    assert without_background(data, "CT")[0] is data

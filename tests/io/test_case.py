@@ -148,13 +148,13 @@ def test_other_modality_sets() -> None:
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("BRATS_001_0001.nii.gz", ["--flair", "--t1c", "split-4d", "dataset.json"]),
-        ("vol0002.nii", ["--t2", "split-4d"]),
-        ("T1_study_004_t2.nii.gz", ["--t1 ", "--t2 "]),
-        ("FLAIR-trial_17_t1c.nii.gz", ["--flair ", "--t1c "]),
-        ("post_T1.nii.gz", ["--t1 ", "--t1c "]),
-        ("GD_001_T1.nii.gz", ["--t1 ", "--t1c "]),
-        ("T1_pre_and_post_gd.nii.gz", ["--t1 ", "--t1c "]),
+        ("BRATS_001_0001.nii.gz", ["--image FLAIR=", "--image T1c=", "split-4d", "dataset.json"]),
+        ("vol0002.nii", ["--image T2=", "split-4d"]),
+        ("T1_study_004_t2.nii.gz", ["--image T1=", "--image T2="]),
+        ("FLAIR-trial_17_t1c.nii.gz", ["--image FLAIR=", "--image T1c="]),
+        ("post_T1.nii.gz", ["--image T1=", "--image T1c="]),
+        ("GD_001_T1.nii.gz", ["--image T1=", "--image T1c="]),
+        ("T1_pre_and_post_gd.nii.gz", ["--image T1=", "--image T1c="]),
     ],
 )
 def test_words_that_contradict_each_other_are_asked(name: str, flags: list[str]) -> None:

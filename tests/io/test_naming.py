@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from m3ae_core.io.folders.layouts import find_case
 from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.folders.recognition import recognise
+from m3ae_core.modalities import ModalitySet
 
 #: Names as people write them, and the sequence they show (none: no sequence of ours, or a mask of something else).
 NAMES = """
@@ -101,3 +103,45 @@ def test_what_was_asked_may_be_answered_but_not_with_anything() -> None:
     assert names_disagree({"T1c": Path("c/post_T1.nii")}) is None
     assert "called T1 or T1c" in (names_disagree({"T2": Path("c/post_T1.nii")}) or "")
     assert "'map'" in (names_disagree({"T1": Path("c/T1_map.nii")}) or "")
+
+
+MRI_AND_CT = ModalitySet.named(["T1c", "T2", "CT"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sub-01_ct", "CT"),
+        ("sub-01_ses-2_acq-brain_ct", "CT"),
+        ("P1_CT", "CT"),
+        ("P1_CT_brain_to_T1", "CT"),
+        ("P1_NCCT", "CT"),
+        ("head ct scan", "CT"),
+        ("T2_to_CT", "T2"),
+        ("P1_T1", ""),
+        ("P1_CT_perfusion", ""),
+        ("P1_PET_CT", ""),
+        ("ct1", "T1c"),
+    ],
+)
+def test_a_ct_is_told_by_its_name(name: str, kind: str) -> None:
+    assert recognise(f"{name}.nii.gz", MRI_AND_CT).kind == kind
+
+
+@pytest.mark.parametrize("name", ["sub-01_ct", "P1_CT", "P1_NCCT", "head ct scan", "P1_CT_to_T1"])
+def test_a_ct_is_none_of_a_model_of_mri(name: str) -> None:
+    found = recognise(f"{name}.nii.gz")
+    assert not found.kind
+    assert not found.candidates
+    assert found.why
+
+
+def test_the_channels_of_a_dataset_may_be_ct(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT", "1": "T2"}}')
+    for channel in ("0000", "0001"):
+        (tmp_path / f"P1_{channel}.nii.gz").touch()
+    files = find_case(tmp_path, MRI_AND_CT)
+    assert {name: path.name for name, path in files.images.items()} == {
+        "T2": "P1_0001.nii.gz",
+        "CT": "P1_0000.nii.gz",
+    }

@@ -15,6 +15,7 @@ from m3ae_core.io.patients import (
     outline_evidence,
 )
 from m3ae_core.io.volume import Volume
+from m3ae_core.modalities import BRATS, ModalitySet
 
 SPACING = 4.0
 NAMES = ("FLAIR", "T1", "T1c", "T2")
@@ -52,7 +53,7 @@ def paths(*names: str) -> dict[str, Path]:
     ],
 )
 def test_names_of_two_patients(names):
-    said = names_evidence(paths(*names))
+    said = names_evidence(paths(*names), BRATS)
     assert said.startswith("The file names speak of two patients")
     assert names[0] in said
     assert names[-1] in said or names[1] in said
@@ -80,7 +81,7 @@ def test_names_of_two_patients(names):
     ],
 )
 def test_names_that_tell_no_two_patients(names):
-    assert names_evidence(paths(*names)) == ""
+    assert names_evidence(paths(*names), BRATS) == ""
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_names_that_tell_no_two_patients(names):
     ],
 )
 def test_folders_of_two_patients(names):
-    said = folders_evidence(paths(*names))
+    said = folders_evidence(paths(*names), BRATS)
     assert said.startswith("The folders speak of two patients")
     assert all(str((Path("/data") / name).parent) in said for name in names)
 
@@ -115,7 +116,7 @@ def test_folders_of_two_patients(names):
     ],
 )
 def test_folders_that_tell_no_two_patients(names):
-    assert folders_evidence(paths(*names)) == ""
+    assert folders_evidence(paths(*names), BRATS) == ""
 
 
 def test_outlines_of_two_brains_are_refused():
@@ -175,3 +176,12 @@ def test_one_kind_warns_and_two_refuse():
 def test_one_patient_is_not_objected_to():
     volumes = {name: brain(path=Path(f"/d/p1/p1_{name}.nii")) for name in NAMES}
     assert find_two_patients(volumes) == ()
+
+
+def test_outlines_are_those_of_mri_alone():
+    """A skull is stripped from CT by other means, to another outline."""
+    modalities = ModalitySet.named(["T1", "T2", "CT"])
+    volumes = {"T1": brain(), "CT": brain((64.0, 72.0, 60.0))}
+    assert find_two_patients(volumes, modalities) == ()
+    with pytest.raises(InputError):
+        find_two_patients({"T1": volumes["T1"], "T2": volumes["CT"]}, modalities)

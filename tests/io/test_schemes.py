@@ -10,7 +10,6 @@ import pytest
 from m3ae_core.errors import ConfigError
 from m3ae_core.io.case import CaseFiles
 from m3ae_core.io.folders.schemes import (
-    refuse_own_schemes,
     scheme_words,
     schemes_of,
     weights_of,
@@ -56,10 +55,19 @@ def test_schemes_of_several_folders(names: list[str], expected: list[LabelScheme
         assert with_schemes(folders, names) == list(zip(CASES, expected, strict=True))
 
 
-def test_a_scheme_of_ones_own_cannot_be_kept_by_a_benchmark() -> None:
-    refuse_own_schemes({"a": MSD, "b": BRATS_2021})
-    with pytest.raises(ConfigError):
-        refuse_own_schemes({"a": MSD, "b": replace(BRATS_2021, values=MSD.values)})
+def test_schemes_of_one_name_in_two_files_are_told_apart(tmp_path: Path) -> None:
+    for folder, number in (("a", 4), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ours.toml").write_text(
+            f'"necrotic core"=1\noedema=2\n"enhancing tumour"={number}'
+        )
+    cases = [
+        replace(case, scheme=str(tmp_path / f / "ours.toml")) for case, f in zip(CASES, "ab", strict=False)
+    ]
+    assert scheme_words(schemes_of(cases, [])) == (
+        "label scheme (cases): ours (enhancing tumour 4, necrotic core 1, oedema 2) (1), "
+        "ours (enhancing tumour 5, necrotic core 1, oedema 2) (1)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from m3ae_core.config import FinetuneConfig, MaskingConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.masking import (
-    drop_modalities,
     mask_patches,
     patches_to_voxels,
     sample_mask,
     two_situations,
 )
+from m3ae_core.methods.situations import drop_modalities
 
 COUNTS = pytest.mark.parametrize("count", [2, 3, 4, 5])
 DRAWS = 4000

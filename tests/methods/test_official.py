@@ -1,7 +1,6 @@
 """Released checkpoints become bundles that run under the `official` preset."""
 
 import pickle
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,13 +8,14 @@ import pytest
 import torch
 
 from golden import OUTPUTS, X, draw, layout, released_weights
-from m3ae_core.bundle import load_bundle, save_bundle
+from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import SRI24_AFFINE, load_recipe
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case
 from m3ae_core.io.volume import Volume
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.official import SEGMENTATION_HEADS, import_official, translate
 from m3ae_core.modalities import BRATS
@@ -52,35 +52,35 @@ def finetuned(tmp_path):
 
 
 def test_finetuned_checkpoint_gives_the_published_outputs(finetuned, tmp_path):
-    bundle = load_bundle(save_bundle(import_official(finetuned), tmp_path / "bundle"))
+    bundle = load_bundle(save_bundle(Bundle(*import_official(finetuned)), tmp_path / "bundle"))
     assert bundle.config.preset == "official"
     assert bundle.config.network.upsample == "nearest"
     assert bundle.config.modalities == ("T1", "T1c", "T2", "FLAIR")
     assert bundle.config.inference.substitute_origin == "window"
-    ours = bundle.segmenter.predict(X)[..., ::2, ::2, ::2]
+    ours = bundle.model.segmenter.predict(X)[..., ::2, ::2, ::2]
     assert (ours - torch.from_numpy(OUTPUTS["segment_logits"])).abs().max() <= 1e-4
-    assert bundle.autoencoder is None
+    assert bundle.model.autoencoder is None
 
 
 def test_pretraining_checkpoint(tmp_path):
-    bundle = import_official(checkpoint(tmp_path / "pre.pth.tar", 4))
-    assert bundle.segmenter is None
+    bundle = Bundle(*import_official(checkpoint(tmp_path / "pre.pth.tar", 4)))
+    assert bundle.model.segmenter is None
     assert (
-        bundle.autoencoder(X)[..., ::2, ::2, ::2] - torch.from_numpy(OUTPUTS["reconstruct_logits"])
+        bundle.model.autoencoder(X)[..., ::2, ::2, ::2] - torch.from_numpy(OUTPUTS["reconstruct_logits"])
     ).abs().max() <= 1e-4
 
 
 def test_both_stages(finetuned, tmp_path):
-    bundle = import_official(finetuned, checkpoint(tmp_path / "pre.pth.tar", 4), origin="template")
-    assert bundle.autoencoder is not None
-    assert bundle.segmenter is not None
+    bundle = Bundle(*import_official(finetuned, checkpoint(tmp_path / "pre.pth.tar", 4), origin="template"))
+    assert bundle.model.autoencoder is not None
+    assert bundle.model.segmenter is not None
     assert bundle.config.inference.substitute_origin == "template"
 
 
 def test_without_deep_supervision_heads(tmp_path):
     absent = {f"module.unet.ds_out.{i}.{kind}": None for i in (0, 1) for kind in ("weight", "bias")}
-    bundle = import_official(checkpoint(tmp_path / "test.pth.tar", 3, **absent))
-    ours = bundle.segmenter.predict(X)[..., ::2, ::2, ::2]
+    bundle = Bundle(*import_official(checkpoint(tmp_path / "test.pth.tar", 3, **absent)))
+    ours = bundle.model.segmenter.predict(X)[..., ::2, ::2, ::2]
     assert (ours - torch.from_numpy(OUTPUTS["segment_logits"])).abs().max() <= 1e-4
 
 
@@ -106,15 +106,15 @@ def test_every_way_the_weights_are_wrapped(tmp_path, wrapped, outer, inner, head
     tensors[f"{outer}limage"] = LIMAGE
     path = tmp_path / "model.pth.tar"
     torch.save(training_state(tensors) if wrapped else tensors, path)
-    bundle = import_official(path)
-    network = bundle.segmenter if head == 3 else bundle.autoencoder
-    other = bundle.autoencoder if head == 3 else bundle.segmenter
+    bundle = Bundle(*import_official(path))
+    network = bundle.model.segmenter if head == 3 else bundle.model.autoencoder
+    other = bundle.model.autoencoder if head == 3 else bundle.model.segmenter
     assert other is None
     state = network.state_dict()
     assert len(state) == len(weights)
     assert torch.equal(state["backbone.encoder.3.3.conv2.weight"], weights["conv4d.conv2.weight"])
     assert torch.equal(state["heads.at_full.bias" if head == 3 else "head.bias"], weights["up1conv.bias"])
-    assert bundle.substitute.shape == (4, 155, 240, 240)
+    assert bundle.model.substitute.shape == (4, 155, 240, 240)
 
 
 WRONG = {
@@ -188,11 +188,12 @@ def imported(tmp_path_factory):
     path = checkpoint(tmp_path_factory.mktemp("official") / "model.pth.tar", 3, **{"module.limage": limage})
     bundles = {}
     for origin in ("template", "window"):
-        bundle = import_official(path, origin=origin)
+        bundle = Bundle(*import_official(path, origin=origin))
         inference = bundle.config.inference
         assert (inference.window, inference.overlap) == ((128, 128, 128), 0.5)
         inference = inference.model_copy(update={"window": (WINDOW, WINDOW, WINDOW)})
-        bundles[origin] = replace(bundle, config=bundle.config.model_copy(update={"inference": inference}))
+        config = bundle.config.model_copy(update={"inference": inference})
+        bundles[origin] = Bundle(M3AE.restored(config, bundle.model.networks, bundle.model.images))
     return bundles
 
 
@@ -218,7 +219,7 @@ def by_hand(bundle, case, first_plane):
     starts = [sorted({min(s, n - WINDOW) for s in range(0, n, WINDOW // 2)}) for n in padded.shape[1:]]
     for corner in product(*starts):
         where = tuple(slice(s, s + WINDOW) for s in corner)
-        total[(slice(None), *where)] += bundle.segmenter.predict(padded[(slice(None), *where)][None])[0]
+        total[(slice(None), *where)] += bundle.model.segmenter.predict(padded[(slice(None), *where)][None])[0]
         count[where] += 1
     return (total / count)[(slice(None), *inner)].sigmoid().numpy()[:, 1:-1, 1:-1, 1:-1]
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from m3ae_core.bundle import Bundle
 from m3ae_core.data.phantom import AFFINE, phantom
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import Grid
 from m3ae_core.io.volume import Volume
-from m3ae_core.methods.m3ae.reconstruction import Fidelity, Reconstruction, reconstruct
+from m3ae_core.methods.m3ae.method import M3AE
+from m3ae_core.methods.m3ae.reconstruction import Fidelity, Reconstruction, pretrained_patch, reconstruct
 from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
 from m3ae_core.modalities import BRATS
 from tiny import RECIPE, random_bundle
@@ -32,26 +32,32 @@ class Echo(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return random_bundle()
+def model() -> M3AE:
+    return random_bundle().model
+
+
+def with_autoencoder(model: M3AE, network: nn.Module | None) -> M3AE:
+    return M3AE.of(model.config, model.substitute, network)
 
 
 @pytest.fixture(scope="module")
-def echo(bundle) -> Bundle:
+def echo(model) -> M3AE:
     """For what does not depend on the network."""
-    return replace(bundle, autoencoder=Echo())
+    return with_autoencoder(model, Echo())
 
 
 @pytest.fixture(scope="module")
-def found(bundle) -> Reconstruction:
-    return reconstruct(bundle, CASE.without("T1"), dropped=["T2"], ratio=0.875, seed=3, patch=8)
+def found(model) -> Reconstruction:
+    return reconstruct(model, CASE.without("T1"), dropped=["T2"], ratio=0.875, seed=3, patch=8)
 
 
-def cropped_template(bundle: Bundle, shape: tuple[int, int, int]) -> Bundle:
-    """The bundle on a smaller template whose sides nothing divides."""
-    grid = bundle.config.grid.model_copy(update={"shape": shape})
-    image = bundle.substitute[:, : shape[0], : shape[1], : shape[2]].contiguous()
-    return replace(bundle, config=bundle.config.model_copy(update={"grid": grid}), substitute=image)
+def cropped_template(model: M3AE, shape: tuple[int, int, int]) -> M3AE:
+    """The model on a smaller template whose sides nothing divides."""
+    grid = model.config.grid.model_copy(update={"shape": shape})
+    image = model.substitute[:, : shape[0], : shape[1], : shape[2]].contiguous()
+    return M3AE.restored(
+        model.config.model_copy(update={"grid": grid}), model.networks, {"substitute": image}
+    )
 
 
 # --- what goes in ----------------------------------------------------------------------------------
@@ -67,9 +73,9 @@ def test_shapes_and_kinds(found):
     assert found.subset == BRATS.subset(["FLAIR", "T1c", "T2"])
 
 
-def test_the_filled_image_is_the_case_or_the_substitute(bundle, found):
-    standard = standardise(CASE.without("T1"), bundle.config)
-    substitute = bundle.substitute.numpy()
+def test_the_filled_image_is_the_case_or_the_substitute(model, found):
+    standard = standardise(CASE.without("T1"), model.config)
+    substitute = model.substitute.numpy()
     assert (found.image == standard.image).all()
     assert (found.filled[~found.masked] == standard.image[~found.masked]).all()
     assert (found.filled[found.masked] == substitute[found.masked]).all()
@@ -128,9 +134,9 @@ def side_of(masked) -> int:
     ],
 )
 def test_the_patch_is_the_models_own(echo, card, side):
-    found = reconstruct(replace(echo, card=card), CASE, ratio=0.5)
-    assert side_of(found.masked) == side
-    assert side_of(reconstruct(replace(echo, card=card), CASE, ratio=0.5, patch=4).masked) == 4
+    assert pretrained_patch(card) == side
+    assert side_of(reconstruct(echo, CASE, ratio=0.5, patch=side).masked) == side
+    assert side_of(reconstruct(echo, CASE, ratio=0.5).masked) == 16
 
 
 def test_patches_are_cut_where_the_template_ends(echo):
@@ -147,17 +153,17 @@ def test_patches_are_cut_where_the_template_ends(echo):
 # --- what the network sees and answers -------------------------------------------------------------
 
 
-def test_the_answer_is_the_autoencoders(bundle, found):
+def test_the_answer_is_the_autoencoders(model, found):
     image, masked = torch.from_numpy(found.image)[None], torch.from_numpy(found.masked)[None]
     with torch.no_grad():
-        expected = bundle.autoencoder(fill(image, bundle.substitute, masked))[0].numpy()
+        expected = model.autoencoder(fill(image, model.substitute, masked))[0].numpy()
     np.testing.assert_allclose(found.output, expected, atol=1e-6)
 
 
-def test_a_template_that_does_not_fit_the_network_is_padded_and_cut_back(bundle):
+def test_a_template_that_does_not_fit_the_network_is_padded_and_cut_back(model):
     """As when segmenting: beyond the template lie background and, for what is missing, the nearest substitute."""
     shape, network = (38, 53, 45), Echo()
-    small = replace(cropped_template(bundle, shape), autoencoder=network)
+    small = with_autoencoder(cropped_template(model, shape), network)
     found = reconstruct(small, CASE, dropped=["T2"])
     assert network.seen.shape == (1, 4, 40, 56, 48)
     seen = network.seen[0].numpy()
@@ -205,7 +211,7 @@ def made(image, output, masked, present) -> Reconstruction:
     of = BRATS.names[: len(image)]
     mask = np.array(masked, bool).reshape(shape)
     subset = replace(BRATS.subset(present), of=of)
-    return Reconstruction(arrays[0], arrays[0], mask, arrays[1], Grid((1, 1, 4), np.eye(4)), subset)
+    return Reconstruction(arrays[0], arrays[0], mask, arrays[1], Grid((1, 1, 4), np.eye(4)), subset, of)
 
 
 def test_fidelity_by_hand():
@@ -224,9 +230,9 @@ def test_fidelity_by_hand():
     assert fidelity["T1"] == Fidelity(None, None, 0.0, float("inf"))
 
 
-def test_fidelity_of_a_whole_reconstruction(bundle):
+def test_fidelity_of_a_whole_reconstruction(model):
     """An answer that is its input plus a tenth errs by 0.01 where it saw the case, and more where it did not."""
-    found = reconstruct(replace(bundle, autoencoder=Echo()), CASE, dropped=["T1"], ratio=0.6, patch=8)
+    found = reconstruct(with_autoencoder(model, Echo()), CASE, dropped=["T1"], ratio=0.6, patch=8)
     for name, one in found.fidelity().items():
         assert one.masked_mse > 0.1
         if name == "T1":
@@ -240,9 +246,9 @@ def test_fidelity_of_a_whole_reconstruction(bundle):
 # --- what is refused -------------------------------------------------------------------------------
 
 
-def test_a_bundle_without_autoencoder_is_refused(echo):
+def test_a_model_without_autoencoder_is_refused(echo):
     with pytest.raises(BundleError) as caught:
-        reconstruct(replace(echo, autoencoder=None), CASE)
+        reconstruct(with_autoencoder(echo, None), CASE)
     assert caught.value.code == "stage"
 
 
@@ -274,8 +280,8 @@ def test_the_least_ratio_masks_no_patch(echo):
     assert not found.masked[[0, 2]].any()
 
 
-def test_an_answer_that_is_not_finite_is_refused(bundle):
-    broken = replace(bundle, autoencoder=nn.Threshold(float("inf"), float("nan")))
+def test_an_answer_that_is_not_finite_is_refused(model):
+    broken = with_autoencoder(model, nn.Threshold(float("inf"), float("nan")))
     with pytest.raises(BundleError) as caught:
         reconstruct(broken, CASE)
     assert caught.value.code == "nonfinite"

@@ -12,12 +12,12 @@ import torch
 
 from m3ae_core.config import FinetuneConfig, PretrainConfig
 from m3ae_core.data.dataset import CachedCase, Crop, Samples
-from m3ae_core.events import Validated
 from m3ae_core.methods.m3ae.losses import teacher_loss
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.methods.m3ae.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
-from m3ae_core.training.loop import Task
+from m3ae_core.methods.method import Task
 from tiny import RECIPE, cached
 
 SIDE = 16
@@ -51,9 +51,9 @@ def pretraining(
 def finetuning(cases: list[CachedCase], **settings: Any) -> tuple[FinetuneTask, list[Any]]:
     torch.manual_seed(0)
     config = FinetuneConfig(**CROP, **settings)
-    substitute = SubstituteImage.fixed(torch.rand(4, 20, 20, 20))
-    samples = Samples(cases, config, FinetuneDraw(config, RECIPE.model.preprocess))
-    task = FinetuneTask(RECIPE.model, config, Segmenter(RECIPE.model), substitute)
+    start = M3AE.of(RECIPE.model, torch.rand(4, 20, 20, 20))
+    samples = Samples(cases, config, FinetuneDraw(config, RECIPE.model.steps))
+    task = FinetuneTask(config, Segmenter(RECIPE.model), start)
     return task, [samples[n] for n in range(4)]
 
 
@@ -173,7 +173,7 @@ def test_labels_that_count_half_give_half_the_term(cases: list[CachedCase]) -> N
 def test_the_substitute_is_frozen(cases: list[CachedCase]) -> None:
     task, batch = finetuning(cases)
     (group,) = task.parameter_groups()
-    assert {id(p) for p in group["params"]} == {id(p) for p in task.segmenter.parameters()}
+    assert {id(p) for p in group["params"]} == {id(p) for p in task.network.parameters()}
     sum(task(batch).values()).backward()
     assert task.substitute.image.grad is None
 
@@ -186,9 +186,7 @@ def test_no_weight_on_consistency_takes_its_gradient_away(cases: list[CachedCase
     assert terms[1]["consistency"] == 0
     assert torch.equal(terms[0]["segmentation"], terms[1]["segmentation"])
     terms[1]["consistency"].backward()
-    assert not any(
-        p.grad.any() for p in without.segmenter.backbone.encoder.parameters() if p.grad is not None
-    )
+    assert not any(p.grad.any() for p in without.network.backbone.encoder.parameters() if p.grad is not None)
 
 
 def test_the_average_is_the_one_computed_by_hand(cases: list[CachedCase]) -> None:
@@ -201,33 +199,21 @@ def test_the_average_is_the_one_computed_by_hand(cases: list[CachedCase]) -> Non
         sum(task(batch[:1]).values()).backward()
         optimizer.step()
         task.after_step()
-        for name, weight in task.segmenter.state_dict().items():
+        for name, weight in task.network.state_dict().items():
             expected[name] = 0.9 * expected[name] + 0.1 * weight if name in expected else weight.clone()
     for name, average in task.deployed.state_dict().items():
         torch.testing.assert_close(average, expected[name], atol=1e-7, rtol=1e-5)
-        assert not torch.equal(average, task.segmenter.state_dict()[name])
+        assert not torch.equal(average, task.network.state_dict()[name])
     assert not any(p.requires_grad for p in task.average.parameters())
     assert "average.n_averaged" in task.state_dict()  # it resumes
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_what_is_deployed_is_what_is_validated(ema: float, cases: list[CachedCase]) -> None:
-    class Check:
-        seen: list[Segmenter] = []  # noqa: RUF012
-
-        def due(self, epoch: int) -> bool:
-            return epoch == 2
-
-        def run(self, epoch: int, segmenter: Segmenter, substitute: SubstituteImage) -> Validated:
-            self.seen.append(segmenter)
-            return Validated(epoch, {"WT": 0.5})
-
+def test_what_is_deployed_is_the_model(ema: float, cases: list[CachedCase]) -> None:
     task, _ = finetuning(cases, ema=ema)
-    task.validation = Check()
-    assert task.validate(1) is None
-    assert task.validate(2).epoch == 2
-    assert task.validation.seen.pop() is task.deployed
-    assert (task.deployed is task.segmenter) == (ema == 0)
+    assert task.model.segmenter is task.deployed
+    assert task.model.substitute is task.start.substitute
+    assert (task.deployed is task.network) == (ema == 0)
 
 
 def test_the_teacher_is_the_average_and_sees_all_that_exists(cases: list[CachedCase]) -> None:
@@ -242,15 +228,15 @@ def test_the_teacher_is_the_average_and_sees_all_that_exists(cases: list[CachedC
     )
     torch.testing.assert_close(view[2], sample.augmentation.space(expected[0]))
     with torch.no_grad():
-        for weight in task.segmenter.parameters():
+        for weight in task.network.parameters():
             weight.mul_(1.5)
     terms = task([sample])
     with torch.no_grad():
         taught = task.average.module(view[2:])[0].full
-        logits = task.segmenter(view[:2])[0].full
+        logits = task.network(view[:2])[0].full
     assert terms["teacher"].item() == pytest.approx(0.5 * teacher_loss(logits, taught).item(), rel=1e-4)
     terms["teacher"].backward()
-    assert any(weight.grad is not None for weight in task.segmenter.parameters())
+    assert any(weight.grad is not None for weight in task.network.parameters())
     assert all(weight.grad is None for weight in task.average.parameters())
 
 

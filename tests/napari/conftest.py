@@ -28,6 +28,7 @@ class FakePredictor:
 
     windows: int = 4
     error: Exception | None = None
+    bundle: object = None
     cases: list[Case] = field(default_factory=list)
 
     def run(self, case: Case, *, check: bool = False, same_patient: bool = False) -> Iterator[object]:

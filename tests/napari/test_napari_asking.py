@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QDialogButtonBox
 
 from m3ae_core.errors import InputError
 from m3ae_core.io.case import CaseFiles
+from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
 from napari_m3ae.asking import NOT_USED, Answers, Question, settle
 from napari_m3ae.opening import Opener
@@ -144,7 +145,7 @@ def test_one_sequence_for_two_files_is_refused_and_not_kept(unclear, tmp_path):
     )
     answers = Answers(tmp_path / "answers")
     with pytest.raises(InputError, match="Two files are said to hold T1"):
-        settle(files, lambda asked: {each.path: "T1" for each in asked}, answers)
+        settle(files, BRATS, lambda asked: {each.path: "T1" for each in asked}, answers)
     assert not answers.folder.exists()
 
 

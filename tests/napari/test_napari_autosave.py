@@ -495,7 +495,7 @@ def test_edits_that_0_1_kept_are_offered_and_restored(session, folder, writer, p
     crashed(session, folder, writer)
     (path,) = folder.glob("*.json")
     content = json.loads(path.read_text("utf-8"))
-    for key in ("content_sha256", "model_sha256"):
+    for key in ("content_sha256", "model_sha256", "edited_sha256"):
         del content[key]
     path.write_text(json.dumps(content), "utf-8")
     fresh = open_session(predictor, files)
@@ -504,11 +504,12 @@ def test_edits_that_0_1_kept_are_offered_and_restored(session, folder, writer, p
     assert fresh.shown.unsaved
 
 
+@pytest.mark.parametrize("kind", ["model", "edited"])
 def test_other_labels_than_those_that_were_kept_are_not_restored(
-    session, folder, writer, predictor, files, told
+    session, folder, writer, predictor, files, told, kind
 ):
     crashed(session, folder, writer)
-    (path,) = folder.glob("*-model.nii.gz")
+    (path,) = folder.glob(f"*-{kind}.nii.gz")
     labels = read_labels(path)
     write_labels(path, np.roll(labels.data, 3), labels.affine)
     fresh = open_session(predictor, files)
@@ -516,6 +517,24 @@ def test_other_labels_than_those_that_were_kept_are_not_restored(
     autosave.restore(autosave.found()[0])
     assert "damaged" in told[-1]
     assert fresh.shown is None
+
+
+def test_edits_of_a_process_killed_between_record_and_labels_are_restored(
+    session, folder, writer, predictor, files, monkeypatch
+):
+    """The record of the later edits is written, their labels are not: the former ones are there."""
+    autosave = Autosave(session, folder, writer.pid)
+    paint(session)
+    assert autosave.save_now()
+    kept = session.shown.labels.copy()
+    paint(session, at=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_m3ae.autosave.write_labels", lambda *_: kill(writer))
+        autosave.save_now()
+    fresh = open_session(predictor, files)
+    again = Autosave(fresh, folder)
+    assert again.restore(again.found()[0])
+    np.testing.assert_array_equal(fresh.shown.labels, kept)
 
 
 @pytest.mark.parametrize(

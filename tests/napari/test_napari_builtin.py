@@ -3,6 +3,7 @@
 import numpy as np
 from napari.components import ViewerModel
 
+from m3ae_core.modalities import BRATS
 from m3ae_core.regions import COLOURS, OEDEMA
 from napari_m3ae import layers
 from napari_m3ae._sample_data import sample_case
@@ -18,7 +19,7 @@ def test_builtin_model_finds_the_tumour_of_the_sample_in_flair_and_t2():
     viewer = ViewerModel()
     session = Session(viewer, InlineRunner())
     *images, reference = [layers.add(viewer, content) for content in sample_case()]
-    assert [layers.modality_of(layer) for layer in images] == ["T2", "T1c", "T1", "FLAIR"]
+    assert [layers.modality_of(layer, BRATS) for layer in images] == ["T2", "T1c", "T1", "FLAIR"]
     assert not reference.visible
     np.testing.assert_allclose(
         reference.get_color(2)[:3], [int(COLOURS[OEDEMA][i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -65,8 +65,8 @@ def test_command_gives_the_labels_of_the_session(session, tmp_path, monkeypatch)
 def test_command_names_what_is_used_and_nothing_else(session, folder):
     session.use_model(BUILTIN)
     files = {name: str(folder / f"patient-{suffix}.nii.gz") for name, suffix in
-             {"flair": "t2f", "t1c": "t1c", "t2": "t2w"}.items()}  # fmt: skip
-    given = [word for name, path in files.items() for word in (f"--{name}", path)]
+             {"FLAIR": "t2f", "T1c": "t1c", "T2": "t2w"}.items()}  # fmt: skip
+    given = [word for name, path in files.items() for word in ("--image", f"{name}={path}")]
     assert shlex.split(as_command(session)) == ["m3ae", "predict", *given, "--output", "labels.nii.gz"]
     assert "builtin_bundle()" in as_python(session)
     assert "'T1'" not in as_python(session)
@@ -80,7 +80,7 @@ def test_python_for_images_on_two_grids_resamples_as_the_viewer_does(session, fo
     slots = {slot.modality: slot.layer for slot in session.state.slots}
     slots["T2"].metadata = {layers.KEY: {**layers.facts(slots["T2"]), "affine": moved}}
     slots["T2"].affine = layers.display_grid(moved, read_volume(path).shape)[1]
-    assert str(path) in shlex.split(as_command(session)), "which resamples too"
+    assert f"T2={path}" in shlex.split(as_command(session)), "which resamples too"
     text = as_python(session)
     assert "to_one_grid" in text
     monkeypatch.chdir(tmp_path)

@@ -7,14 +7,18 @@ import pytest
 from napari.components import ViewerModel
 from opened import open_case
 
+from m3ae_core.bundle import Bundle, save_bundle
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.methods.m3ae.networks import Segmenter
+from m3ae_core.methods.unet_dropout import UNetDropout
 from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
 from napari_m3ae.explore import SYNTHETIC, Explorer
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
-from tiny import random_bundle
+from napari_m3ae.state import Model
+from tiny import RECIPE, random_bundle
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def test_substitute_is_four_layers_that_say_what_they_are(explorer, session, bun
     ]
     layer = session.viewer.layers[names(session)[0]]
     sequence = BRATS.names.index(layer.metadata["sequence"])
-    np.testing.assert_array_equal(layers.to_volume(layer).data, bundle.substitute[sequence].numpy())
+    np.testing.assert_array_equal(layers.to_volume(layer).data, bundle.model.substitute[sequence].numpy())
 
 
 def test_substitute_lies_where_the_model_looks_for_it(explorer, session, bundle):
@@ -104,6 +108,48 @@ def test_everything_dropped_is_said_in_a_sentence(explorer, session, monkeypatch
     assert len(said) == 1
     assert "Keep at least one" in said[0]
     assert session.state.can_run
+
+
+@pytest.fixture
+def plain(session) -> Session:
+    """The session with a model that has neither substitute nor autoencoder."""
+    config = RECIPE.model.model_copy(update={"method": "unet-dropout"})
+    model = UNetDropout.restored(config, {"segmenter": Segmenter(config).eval()})
+    session._load = lambda _: Predictor(Bundle(model))
+    return session
+
+
+def test_what_the_model_cannot_show_is_said_in_a_sentence(plain, told):
+    explorer = Explorer(plain)
+    assert explorer.lacks("substitute") is None  # nothing is known before it is loaded
+    explorer.show_substitute()
+    explorer.reconstruct([], None, 0, "T1")
+    assert [sentence.split(":")[-1].split(".")[0] for sentence in told] == [
+        "This model cannot show a substitute image",
+        "This model cannot show reconstructions",
+    ]
+    assert names(plain) == []
+    assert explorer.lacks("reconstruction") == "unet-dropout has no reconstruction to show."
+
+
+@pytest.mark.viewer
+def test_what_the_model_cannot_show_is_greyed_with_the_reason(plain, qtbot, tmp_path):
+    from napari_m3ae.widgets.explore import ExplorePart
+
+    part = ExplorePart(plain)
+    qtbot.addWidget(part)
+    plain.changed.connect(part.render)
+    part.render(plain.state)
+    shows = (part.substitute_button, part.run_button, part.dropped, part.ratio, part.seed, part.shown)
+    helps = [widget.toolTip() for widget in shows]
+    assert all(widget.isEnabled() for widget in shows)
+    plain.run()
+    assert not any(widget.isEnabled() for widget in shows)
+    assert part.substitute_button.toolTip() == "unet-dropout has no substitute to show."
+    assert part.run_button.toolTip() == "unet-dropout has no reconstruction to show."
+    plain.use_model(Model("another", save_bundle(random_bundle(), tmp_path)))
+    assert all(widget.isEnabled() for widget in shows)
+    assert [widget.toolTip() for widget in shows] == helps
 
 
 def test_another_case_drops_what_was_made_from_the_last(explorer, session, tmp_path):

@@ -9,6 +9,7 @@ from napari.layers import Labels, Layer
 from m3ae_core.data.phantom import AFFINE, write_phantom
 from m3ae_core.errors import InputError
 from m3ae_core.io.volume import read_labels, read_volume, write_labels
+from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae._writer import write_labels_layer
@@ -23,7 +24,7 @@ def opened(path) -> list[Layer]:
 
 def test_folder_becomes_its_sequences_and_a_hidden_label_map(files):
     found = opened(files.labels.parent)
-    assert [layers.modality_of(layer) for layer in found] == ["T2", "T1c", "T1", "FLAIR", None]
+    assert [layers.modality_of(layer, BRATS) for layer in found] == ["T2", "T1c", "T1", "FLAIR", None]
     assert [layer.name for layer in found[3:]] == ["FLAIR · patient", "reference labels · patient"]
     assert [layer.visible for layer in found] == [True, True, True, True, False]
     assert len({layers.source_of(layer) for layer in found}) == 1
@@ -31,7 +32,7 @@ def test_folder_becomes_its_sequences_and_a_hidden_label_map(files):
 
 def test_single_files_of_one_folder_belong_to_one_case(files):
     (flair,), (seg,) = opened(files.images["FLAIR"]), opened(files.labels)
-    assert layers.modality_of(flair) == "FLAIR"
+    assert layers.modality_of(flair, BRATS) == "FLAIR"
     assert isinstance(seg, Labels)
     assert seg.visible
     assert layers.source_of(flair) == layers.source_of(seg) == str(files.labels.parent)
@@ -51,7 +52,7 @@ def test_file_with_no_telling_name_is_an_image_without_a_sequence(files):
     files.images["T2"].rename(plain)
     (layer,) = opened(plain)
     assert layer.name == "scan.nii.gz"
-    assert layers.modality_of(layer) is None
+    assert layers.modality_of(layer, BRATS) is None
 
 
 def test_ambiguous_label_map_is_not_coloured(tmp_path):

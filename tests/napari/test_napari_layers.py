@@ -8,6 +8,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from m3ae_core.errors import InputError
 from m3ae_core.io.volume import Volume
+from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2021, BRATS_2023, COLOURS, ENHANCING, MSD
 from napari_m3ae import layers
 from napari_m3ae.settings import Settings
@@ -168,12 +169,12 @@ def test_tissues_have_their_colours_and_names_in_every_scheme(scheme):
     [("sub-1 T1c", "T1c"), ("x-t2f", "FLAIR"), ("T1", "T1"), ("brain", None), ("ax T2-FLAIR", "FLAIR")],
 )
 def test_modality_is_told_from_the_name_of_a_layer(name, modality):
-    assert layers.modality_of(Image(np.zeros((2, 2, 2)), name=name)) == modality
+    assert layers.modality_of(Image(np.zeros((2, 2, 2)), name=name), BRATS) == modality
 
 
 def test_modality_noted_by_the_reader_wins_over_the_name():
     layer = Layer.create(*layers.image_layer(marked("RAS"), "renamed T2", modality="T1c"))
-    assert layers.modality_of(layer) == "T1c"
+    assert layers.modality_of(layer, BRATS) == "T1c"
 
 
 def test_contrast_ignores_background_and_outliers():

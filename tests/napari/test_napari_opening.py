@@ -472,7 +472,7 @@ def test_run_is_copied(part, files, told):
     assert not part.command_button.isEnabled()
     drop(part, folder_of(files))
     part.command_button.click()
-    assert QApplication.clipboard().text().startswith("m3ae predict --flair ")
+    assert QApplication.clipboard().text().startswith("m3ae predict --image FLAIR=")
     part.python_button.click()
     assert QApplication.clipboard().text().startswith("from pathlib import Path")
 

@@ -24,7 +24,7 @@ from m3ae_core.files import write_json
 from m3ae_core.training import record, stages
 from napari_m3ae import runs
 from napari_m3ae.jobs import InlineRunner
-from napari_m3ae.runs import Run, side_by_side
+from napari_m3ae.runs import Run
 from napari_m3ae.session import Session
 from napari_m3ae.training import Training, start
 
@@ -119,7 +119,7 @@ def test_a_run_is_followed_stopped_and_resumed_to_its_end(tmp_path, begin):
         assert seen.words().startswith("Finished. The model is in ")
     assert again.progress()[:3] == (EPOCHS, EPOCHS, 0)
     assert [path.name for path in again.substitutes()[:2]] == ["epoch-00001.npy", "epoch-00002.npy"]
-    assert side_by_side(again.substitutes()[-1]).shape == (24, 4 * 20)
+    assert np.load(again.substitutes()[-1]).shape == (4, 24, 20)
     assert again.modalities == ("FLAIR", "T1", "T1c", "T2")
 
 
@@ -294,14 +294,32 @@ def test_a_log_that_was_rewound_and_grew_again_is_read_anew(tmp_path):
     assert run.curves().losses["segmentation"] == [(1, 0.9), (2, 0.7), (3, 0.6)]
 
 
+@pytest.mark.parametrize(("stage", "epochs"), [("first", 7), ("second", 12), ("third", None)])
+def test_stage_is_what_the_run_has_noted(tmp_path, stage, epochs):
+    write_json(tmp_path / "recipe.json", {"second": {"epochs": 12}, "first": {"epochs": 7}, "stage": stage})
+    write_log(tmp_path, epoch_line(1, 0.9))
+    assert Run(tmp_path).progress().epochs == epochs
+
+
 def test_pictures_of_the_substitute_keep_left_and_right(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from napari_m3ae.widgets.evolution import draw_slices
+
     slices = np.zeros((2, 5, 4), np.float32)
     slices[1, 0, 3] = 1
     np.save(tmp_path / "one.npy", slices)
-    picture = side_by_side(tmp_path / "one.npy")
-    assert picture.shape == (5, 8)
-    assert picture.dtype == np.uint8
-    assert np.argwhere(picture == 255).tolist() == [[0, 7]]
+    figure = Figure(figsize=(0.8, 0.5), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_slices(axes, tmp_path / "one.npy")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (picture,) = axes.images
+    assert picture.get_array().shape == (5, 8)
+    drawn = np.asarray(canvas.buffer_rgba())[..., 0]
+    assert np.argwhere(drawn == 255).min(axis=0).tolist() == [0, 70]
+    assert drawn[:10, 70:].all()
 
 
 # --- the widget ------------------------------------------------------------------------------------

@@ -135,9 +135,7 @@ def test_plan_says_what_is_used_and_what_is_substituted(session, case):
     assert session.state.plan == "All 4 sequences will be used."
     session.use("T1", False)
     session.choose("T1c", None)
-    assert session.state.plan == (
-        "FLAIR and T2 will be used. T1 and T1c will be substituted by the learned image."
-    )
+    assert session.state.plan == ("FLAIR and T2 will be used. T1 and T1c will be substituted.")
 
 
 def test_nothing_chosen_cannot_run(session, predictor):
@@ -176,8 +174,7 @@ def test_result_is_one_named_layer_on_the_grid_of_the_images(session, case, view
     np.testing.assert_array_equal(layer.affine.affine_matrix, case["T1"].affine.affine_matrix)
     assert layers.facts(layer)["provenance"]["present"] == ["FLAIR", "T2"]
     assert session.state.result == (
-        "M3AE segmentation [FLAIR+T2]: FLAIR and T2 were used. "
-        "T1 and T1c were substituted by the learned image."
+        "M3AE segmentation [FLAIR+T2]: FLAIR and T2 were used. T1 and T1c were substituted."
     )
     assert session.state.warnings == ("T1c is missing: enhancing tumour is unreliable.",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 
@@ -14,7 +15,7 @@ from m3ae_core.data.phantom import write_phantom
 from napari_m3ae import layers
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
-from napari_m3ae.view import MANAGERS, View, put_below
+from napari_m3ae.view import PLANES, View, put_below
 
 
 @pytest.fixture
@@ -349,14 +350,11 @@ def test_three_planes_are_not_offered_without_their_package(view, monkeypatch):
 
 def test_three_planes_are_turned_with_the_view(view, session, viewer, monkeypatch):
     made = FakePlanes()
-    module = ModuleType(MANAGERS)
-    module._VIEWER_MANAGERS = {}
-    module._get_manager = lambda _: module._VIEWER_MANAGERS.setdefault(viewer, made)
+    module = ModuleType(f"{PLANES}.ortho_view_manager")
+    module.OrthoViewManager = lambda _: made
     monkeypatch.setattr("napari_m3ae.view.find_spec", lambda _: object())
-    monkeypatch.setitem(
-        __import__("sys").modules, MANAGERS.partition(".")[0], ModuleType("napari_orthogonal_views")
-    )
-    monkeypatch.setitem(__import__("sys").modules, MANAGERS, module)
+    monkeypatch.setitem(sys.modules, PLANES, ModuleType(PLANES))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     assert view.planes_installed
     assert not view.planes_shown
     view.grid(True)

@@ -15,14 +15,16 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from opened import open_case
 
+from m3ae_core.bundle import save_bundle
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.modalities import BRATS, Subset
 from m3ae_core.regions import BRATS_2023
 from napari_m3ae import layers
 from napari_m3ae.jobs import InlineRunner
 from napari_m3ae.session import Session
-from napari_m3ae.state import BUILTIN
+from napari_m3ae.state import BUILTIN, Model
 from napari_m3ae.whatif import WhatIf
+from tiny import random_bundle
 
 REGIONS = ("WT", "TC", "ET")
 #: One slab of all three tissues: 3 times 4 voxels of 4 mm.
@@ -161,15 +163,10 @@ def test_nothing_is_computed_twice(whatif, session, predictor):
     assert whatif.difference.dice["ET"] == pytest.approx(4 / 5)
 
 
-def test_model_that_lists_its_sequences_in_another_order_computes_nothing_twice(whatif, predictor):
-    run, order = predictor.run, BRATS.names[::-1]
-
-    def run_in_order(case, scheme=BRATS_2023, shared=None, *, check=False, same_patient=False):
-        for event in run(case, scheme):
-            found = Subset(order, tuple(n for n in order if n in case.volumes))
-            yield replace(event, subset=found) if hasattr(event, "labels") else event
-
-    predictor.run = run_in_order
+def test_model_that_lists_its_sequences_in_another_order_computes_nothing_twice(
+    whatif, session, predictor, tmp_path
+):
+    session.use_model(Model("reversed", save_bundle(random_bundle(modalities=BRATS.names[::-1]), tmp_path)))
     for _ in range(2):
         whatif.compare_without(["T2"])
     assert len(predictor.cases) == 2
@@ -492,15 +489,15 @@ def part(qtbot, session, case):
 def test_buttons_work_where_they_make_sense(part, session):
     assert not part.compare_button.isEnabled()
     assert part.sweep_button.isEnabled()
-    part.without["T1"].setChecked(True)
+    part.without.boxes["T1"].setChecked(True)
     assert part.compare_button.isEnabled()
     session.use("T1", False)  # ticked, but not there to be left out
-    assert part.without["T1"].isHidden()
+    assert part.without.boxes["T1"].isHidden()
     assert not part.compare_button.isEnabled()
     for name in ("FLAIR", "T1c", "T2"):
-        part.without[name].setChecked(True)
+        part.without.boxes[name].setChecked(True)
     assert not part.compare_button.isEnabled()
-    part.without["T2"].setChecked(False)
+    part.without.boxes["T2"].setChecked(False)
     assert part.compare_button.isEnabled()
     during = []
     session.changed.connect(
@@ -521,8 +518,8 @@ def test_buttons_work_where_they_make_sense(part, session):
 @pytest.mark.viewer
 def test_comparison_is_a_table(part):
     assert part.comparison.isHidden()
-    part.without["T1"].setChecked(True)
-    part.without["T1c"].setChecked(True)
+    part.without.boxes["T1"].setChecked(True)
+    part.without.boxes["T1c"].setChecked(True)
     part.compare_button.click()
     assert not part.comparison.isHidden()
     assert part.compared.text() == "FLAIR+T1+T1c+T2 → FLAIR+T2"

@@ -9,9 +9,9 @@ from m3ae_core.config import load_recipe
 from m3ae_core.methods.m3ae import losses
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.methods.m3ae.official import RECONSTRUCTION_HEAD, SEGMENTATION_HEADS, translate
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.nn.heads import ScaledLogits
 from m3ae_core.nn.windows import Extent, whole_logits
+from tiny import filling
 
 CONFIG = load_recipe("official").model
 TOLERANCE = 1e-4
@@ -109,11 +109,14 @@ def test_filled_sliding_window(segmenter):
     """The released evaluation reads the substitute at each window's own coordinates; filling first gives the same."""
     image = torch.from_numpy(sigmoid(draw("vol", (1, 4, 40, 24, 48)))[0])
     inference = CONFIG.inference.model_copy(update={"window": (32, 32, 32)})
-    substitute = SubstituteImage.fixed(torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0])
+    substitute = torch.from_numpy(draw("limage", (1, 4, 64, 64, 64)))[0]
     missing = torch.tensor([True, False, True, False])  # T1 and T2
     extent = Extent((0, 0, 0), (40, 24, 48))
-    *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)
+    *_, (_, _, logits) = whole_logits(
+        segmenter.predict, filling(substitute, missing, "window"), image, extent, inference
+    )
     assert difference(logits[None], "window_logits") <= TOLERANCE
-    aligned = inference.model_copy(update={"substitute_origin": "template"})
-    *_, (_, _, other) = whole_logits(segmenter.predict, image, missing, extent, substitute, aligned)
+    *_, (_, _, other) = whole_logits(
+        segmenter.predict, filling(substitute, missing), image, extent, inference
+    )
     assert difference(other[None], "window_logits") > 0.01  # the padded axis shifts the released origin

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from m3ae_core.config import InferenceConfig
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.nn.windows import (
     NO_BRAIN,
     Extent,
@@ -21,6 +20,7 @@ from m3ae_core.nn.windows import (
     whole_logits,
     window_starts,
 )
+from tiny import filling
 
 SHAPES = st.tuples(*[st.integers(1, 9)] * 3)
 OVERLAPS = st.sampled_from([0.0, 0.25, 0.5, 0.75])
@@ -161,24 +161,24 @@ def test_mirroring_averages_both_sides(window):
     def marks(x: Tensor) -> Tensor:
         return torch.arange(8.0).expand(len(x), 1, 8, 8, 8)
 
-    substitute = SubstituteImage.fixed(torch.zeros(2, 8, 8, 8))
+    substitute = torch.zeros(2, 8, 8, 8)
     image, missing = torch.ones(2, 8, 8, 8), torch.zeros(2, dtype=torch.bool)
     extent = Extent((0, 0, 0), (8, 8, 8))
     for mirror, expected in ((False, torch.arange(8.0)), (True, torch.full((8,), 3.5))):
         config = InferenceConfig(window=window, mirror=mirror)
-        [(done, total, logits)] = whole_logits(marks, image, missing, extent, substitute, config)
+        [(done, total, logits)] = whole_logits(marks, filling(substitute, missing), image, extent, config)
         assert (done, total) == (1, 1)  # both in one batch
         torch.testing.assert_close(logits[0, 0, 0], expected)
 
 
 def test_what_is_filled_in_is_mirrored_with_the_image():
     """A network that copies its input gives the filled image back, mirrored or not."""
-    substitute = SubstituteImage.fixed(torch.rand(2, 8, 8, 8))
+    substitute = torch.rand(2, 8, 8, 8)
     image, missing = torch.rand(2, 8, 8, 8), torch.tensor([False, True])
     config = InferenceConfig(window="template", mirror=True)
     extent = Extent((0, 0, 0), (8, 8, 8))
-    *_, (_, _, logits) = whole_logits(lambda x: x, image, missing, extent, substitute, config)
-    torch.testing.assert_close(logits, torch.stack([image[0], substitute.image[1]]))
+    *_, (_, _, logits) = whole_logits(lambda x: x, filling(substitute, missing), image, extent, config)
+    torch.testing.assert_close(logits, torch.stack([image[0], substitute[1]]))
 
 
 # --- windows without brain -------------------------------------------------------------------------
@@ -222,9 +222,9 @@ def test_the_brain_is_where_a_given_sequence_is_not_zero() -> None:
     """The substitute is nowhere zero, and is no brain."""
     image, missing = torch.zeros(2, 8, 8, 16), torch.tensor([False, True])
     image[0, :, :, 12:] = 1
-    substitute = SubstituteImage.fixed(torch.ones(2, 8, 8, 16))
+    substitute = torch.ones(2, 8, 8, 16)
     config, extent = InferenceConfig(window=(8, 8, 8), overlap=0), Extent((0, 0, 0), (8, 8, 16))
     for mirror, windows in ((False, 1), (True, 2)):
         config = config.model_copy(update={"mirror": mirror})
-        events = list(whole_logits(lambda x: x, image, missing, extent, substitute, config))
+        events = list(whole_logits(lambda x: x, filling(substitute, missing), image, extent, config))
         assert len(events) == windows

@@ -141,7 +141,7 @@ def test_both_stages_become_a_bundle_that_predicts(
     prediction = Predictor(bundle, "cpu").predict(read_case(cases[0]))
     assert prediction.labels.shape == read_case(cases[0]).shape
     assert bundle.card["training_case_count"] == 3
-    torch.testing.assert_close(bundle.substitute, read_state(stages[1])["substitute"].float())
+    torch.testing.assert_close(bundle.model.substitute, read_state(stages[1])["substitute"].float())
 
 
 def test_the_substitute_learns_in_stage_1_and_stays_in_stage_2(stages: tuple[Path, Path]) -> None:
@@ -282,6 +282,6 @@ def test_the_commands_from_cases_to_a_bundle(
     assert main(["train-packed", packed, "--output", two, "--stage", "2", "--pretrained", one, *common]) == 0
     assert main(["bundle-from-packed", packed, "--first", one, "--second", two, "--output", bundle]) == 0
     assert json.loads((Path(one) / RESULT).read_text())["stage"] == 1
-    assert load_bundle(bundle).segmenter is not None
+    assert load_bundle(bundle).model.segmenter is not None
     assert main(["pack", recipe, "--cases", folder, "--output", packed]) == 2  # it is not empty
     assert main(["pack", recipe, "--cases", folder, "--output", packed, "--part-size", "much"]) == 2

@@ -9,14 +9,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
 from damage import Rng, damaged
+from napari.components import ViewerModel
 from test_rel_fuzz_models import mutated
 
 from m3ae_core.bundle import load_bundle, save_bundle
@@ -25,6 +30,7 @@ from m3ae_core.config import PretrainConfig
 from m3ae_core.data.dataset import CachedCase, cache_case
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.errors import M3AEError
+from m3ae_core.inference.predictor import Prediction
 from m3ae_core.inference.reuse import find_result
 from m3ae_core.io.case import find_case, read_case, read_case_labels
 from m3ae_core.io.folders.manifest import read_manifest, write_manifest
@@ -32,12 +38,15 @@ from m3ae_core.io.sidecar import saved_scheme, sidecar_of
 from m3ae_core.io.volume import read_labels, write_labels
 from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
-from m3ae_core.report.curves import save_curves
+from m3ae_core.report.curves import read_log, save_curves
 from m3ae_core.seal import sealed
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.record import LOG, TIMES, log_sha256, rewind
-from m3ae_core.training.stages import _keep_recipe
+from m3ae_core.training.run import _keep_recipe
+from napari_m3ae.autosave import EDITED, MODEL, Autosave, _load
+from napari_m3ae.editing import put
+from napari_m3ae.result import show
 from napari_m3ae.runlog import RunLog
 from runs import flat
 from tiny import RECIPE, random_bundle
@@ -214,10 +223,10 @@ def resume(folder: Path) -> Any:
 
 
 def draw(folder: Path) -> Any:
-    """Read a log as the learning curves do, which cannot know what it was: it must be read or refused."""
+    """Draw the learning curves; return the lines that the checkpoint knows."""
     save_curves(folder, folder / "curves.png")
     RunLog(folder / LOG).read_on()
-    return None
+    return [line for line in read_log(folder) if line["epoch"] <= 3]
 
 
 def make_cache(folder: Path, number: int) -> None:
@@ -253,7 +262,11 @@ def make_result(folder: Path, number: int) -> None:
     labels[number, 2:5, 3:6] = 3
     path = write_labels(folder / "r.nii.gz", labels, np.diag([1.0, 1, 1, 1]))
     record = {
-        "labels": {"scheme": "brats2023", "sha256": read_labels(path).sha256},
+        "labels": {
+            "scheme": "brats2023",
+            "values": dict(BRATS_2023.values),
+            "sha256": read_labels(path).sha256,
+        },
         "model": {"fingerprint": "0" * 64, "inference": {"window": "brain"}},
         "sequences_present": {"T1": f"{number:064}"},
         "warnings": ["w"],
@@ -272,13 +285,49 @@ def result(folder: Path) -> Any:
         "images": {"T1": f"{0:064}"},
         "model": "0" * 64,
         "options": {"window": "brain"},
-        "label scheme": "brats2023",
+        "label scheme": dict(BRATS_2023.values),
     }
     found = find_result(path, _Case, wanted)  # type: ignore[arg-type]
     scheme = saved_scheme(path, read_labels(path).sha256)
     if found is None or found.state != "done before" or scheme is None:
         return "fresh"  # edited, stale, damaged or asked: nothing is believed
     return scheme.name
+
+
+def _viewing(shown: Any = None, viewer: Any = None) -> Any:
+    """Return as much of a session of the viewer as autosaves need."""
+    return SimpleNamespace(shown=shown, viewer=viewer, changed=Mock(), closing=Mock())
+
+
+def make_autosave(folder: Path, number: int) -> None:
+    """Keep edits, twice, in the name of a process that then ends."""
+    labels = np.zeros((8, 9, 10), np.uint8)
+    labels[number, 2:5, 3:6] = 3
+    facts = {"sequences_present": {"T1": f"{number:064}"}}
+    grid = np.diag([1.0, 1, 2, 1])
+    prediction = Prediction(labels, {}, grid, BRATS_2023, BRATS.subset(["T1"]), ("w",), facts)
+    viewer = ViewerModel()
+    session = _viewing(show(viewer, prediction, f"case-{number}", frozenset({"source"}), None), viewer)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        autosave = Autosave(session, folder, process.pid)
+        for tissue in (1, 2):
+            edited = labels.copy()
+            edited[4 + number, 4:6, 4:6] = tissue
+            put(session.shown.layer, edited)
+            assert autosave.save_now()
+        process.kill()
+
+
+def restored(folder: Path) -> Any:
+    """Return the edits that are offered; those that cannot be read must be said to be there."""
+    autosave = Autosave(_viewing(), folder)
+    if not (found := autosave.found()):
+        assert autosave.damaged
+        return "fresh"
+    prediction, edited = next(_load(found[0]))
+    told = (found[0].case, str(found[0].when), sorted(found[0].content["sources"]), prediction.warnings)
+    told += (prediction.scheme.name, str(prediction.subset), prediction.provenance)
+    return {"told": told, "affine": prediction.affine, "model": prediction.labels, "edited": edited}
 
 
 def make_manifest(folder: Path, number: int) -> None:
@@ -319,6 +368,9 @@ KINDS = (
     Kind("substitute", make_bundle, only("substitute.safetensors"), loaded, any_bytes),
     Kind("sidecar", make_result, only("r.json"), result, any_json),
     Kind("labels", make_result, only("r.nii.gz"), result, any_bytes),
+    Kind("autosave", make_autosave, lambda folder: next(folder.glob("*.json")), restored, any_json),
+    Kind("autosave, edited", make_autosave, lambda folder: next(folder.glob(f"*{EDITED}")), restored, any_bytes),
+    Kind("autosave, model", make_autosave, lambda folder: next(folder.glob(f"*{MODEL}")), restored, any_bytes),
     Kind("manifest", make_manifest, only("m.csv"), listed, any_table),
 )  # fmt: skip
 

@@ -640,5 +640,5 @@ KNOWN = {
     "report/figure.py",
     "training/identity.py",
     "training/record.py",
-    "training/stages.py",
+    "training/run.py",
 }

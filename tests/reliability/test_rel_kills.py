@@ -103,9 +103,9 @@ def bundle(folder: Path) -> Saving:
     def read() -> tuple[int, ...]:
         loaded, named = load_bundle(folder), json.loads((folder / "bundle.json").read_text("utf-8"))["sha256"]
         version = sums.index(named)
-        weights = versions[version].segmenter.state_dict()
-        if not torch.equal(loaded.substitute, versions[version].substitute) or not all(
-            torch.equal(tensor, weights[name]) for name, tensor in loaded.segmenter.state_dict().items()
+        weights = versions[version].model.segmenter.state_dict()
+        if not torch.equal(loaded.model.substitute, versions[version].model.substitute) or not all(
+            torch.equal(tensor, weights[name]) for name, tensor in loaded.model.segmenter.state_dict().items()
         ):
             raise ValueError("files of two versions were taken for one bundle")
         return (version,)

@@ -37,7 +37,7 @@ def test_figure(tmp_path, with_reference):
 def test_no_tumour_predicted(tmp_path):
     images, labels = phantom()
     case, bundle = Case("phantom", BRATS, {"T1": Volume(images["T1"], AFFINE)}), random_bundle()
-    bundle.segmenter.heads.at_full.bias.data.fill_(-100)
+    bundle.model.segmenter.heads.at_full.bias.data.fill_(-100)
     prediction = Predictor(bundle, "cpu").predict(case)
     assert not prediction.labels.any()
     assert save_figure(

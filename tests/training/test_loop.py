@@ -20,7 +20,8 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import load_pickle
-from m3ae_core.training.loop import CHECKPOINT, Task, _batches, _loader, train
+from m3ae_core.methods.method import Task
+from m3ae_core.training.loop import CHECKPOINT, _batches, _loader, fit
 from m3ae_core.training.schedule import Budget, cosine
 
 
@@ -65,7 +66,8 @@ def run(folder: Path, task: Task | None = None, **options: Any) -> Iterator[Even
         options.pop("fabric", Fabric(accelerator="cpu", devices=1)),
     )
     options = {"hardware": Hardware(workers=0), **options}
-    return train(task or Line(), samples, config, fabric, folder, **options)
+    task = task or Line()
+    return fit(task, samples, config, fabric, folder, validate=task.validate, **options)
 
 
 def of(kind: type, events: list[Event]) -> list[Any]:

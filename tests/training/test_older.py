@@ -13,8 +13,8 @@ from m3ae_core.errors import BundleError, OutputError
 from m3ae_core.events import Resumed
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import load_pickle, save_checkpoint
-from m3ae_core.training import stages
-from m3ae_core.training.stages import Plan
+from m3ae_core.methods.m3ae.stages import Pretrain
+from m3ae_core.training.run import Plan, train
 from tiny import RECIPE, write_cases
 
 OLD_RECIPE = Path(__file__).parent / "older" / "recipe-0.1.json"
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
     plan = Plan(
         recipe, write_cases(home / "cases", 2), home / "run", hardware=Hardware(device="cpu", workers=0)
     )
-    run = stages.pretrain(plan)
+    run = train(plan, Pretrain())
     for event in run:
         if getattr(event, "epoch", 0) == 1 and (plan.folder / "checkpoint.pt").exists():
             break
@@ -57,13 +57,13 @@ def as_0_1(folder: Path, **changes: object) -> None:
 
 def refused(plan: Plan, kind: type[BundleError | OutputError]) -> BundleError | OutputError:
     with pytest.raises(kind) as caught:
-        list(stages.pretrain(plan))
+        list(train(plan, Pretrain()))
     return caught.value
 
 
 def test_a_checkpoint_of_0_1_is_gone_on_from(plan: Plan) -> None:
     as_0_1(plan.folder)
-    events = list(stages.pretrain(plan))
+    events = list(train(plan, Pretrain()))
     assert [event.epoch for event in events if isinstance(event, Resumed)] == [1]
     assert load_pickle(plan.folder / "checkpoint.pt")["epoch"] == 2
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
-from m3ae_core.training.validate import Validation
+from m3ae_core.training.validate import Validation, subsets_of
 from tiny import RECIPE, cached
 
 SHAPE = (19, 24, 21)  # as in SRI24's 155 slices, no multiple of 8
@@ -40,8 +40,8 @@ def make(folder, window, oracle=False, **finetune) -> Validation:
 @pytest.mark.parametrize("window", ["template", "brain", (16, 16, 16)])
 def test_any_template_and_window(window, validation):
     checks = validation(window, validate_on="all")
-    substitute = SubstituteImage.fixed(torch.zeros(4, *SHAPE))
-    result = checks.run(3, Segmenter(checks.model).eval(), substitute)
+    model = M3AE.of(checks.model, torch.zeros(4, *SHAPE), None, Segmenter(checks.model).eval())
+    result = checks.run(3, model)
     assert result.epoch == 3
     assert len(result.by_subset) == 15
     assert all(0 <= dice <= 1 for dice in result.dice.values())
@@ -53,11 +53,22 @@ def test_a_perfect_network_scores_one(window, validation):
     checks = validation(window, oracle=True, validate_on=(("T2",),))
     oracle = Segmenter(checks.model)
     oracle.predict = lambda filled: (filled[:, 3:4] - 0.5).expand(-1, 3, -1, -1, -1)
-    result = checks.run(1, oracle, SubstituteImage.fixed(torch.zeros(4, *SHAPE)))
+    result = checks.run(1, M3AE.of(checks.model, torch.zeros(4, *SHAPE), None, oracle))
     assert result.dice == pytest.approx({"WT": 1, "TC": 1, "ET": 1})
 
 
 def test_when_it_is_due(validation):
     checks = validation("brain", validate_every=2)
     assert [checks.due(epoch) for epoch in (1, 2, 3)] == [False, True, True]  # the last epoch always
-    assert not Validation(checks.model, checks.config, [], checks.fabric).due(2)
+    assert not Validation(checks.model, checks.stage, [], checks.fabric).due(2)
+
+
+def test_nested_subsets_lose_one_modality_after_the_other():
+    names = RECIPE.model.modalities
+    found = subsets_of(RECIPE.finetune, RECIPE.model.modality_set)
+    assert [set(subset.present) for subset in found] == [set(names[lost:]) for lost in range(4)]
+
+
+def test_a_stage_without_labels_is_not_validated(validation):
+    checks = validation("brain")
+    assert not Validation(checks.model, RECIPE.pretrain, checks.cases, checks.fabric).due(3)

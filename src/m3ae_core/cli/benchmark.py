@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from m3ae_core.cli.arguments import Device, KnownScheme, OptionalPath
+from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 
@@ -16,7 +16,7 @@ def benchmark(
     *,
     cases: Path,
     output: Path,
-    scheme: KnownScheme | None = None,
+    scheme: Scheme | None = None,
     bundle: Annotated[tuple[Path, ...], arg(metavar="FOLDER ...", help_behavior_hint="")] = (),
     split: OptionalPath = None,
     device: Device = "auto",
@@ -42,7 +42,7 @@ def benchmark(
     from m3ae_core.data.splits import read_part, select
     from m3ae_core.evaluation.benchmark import run
     from m3ae_core.io.case import find_cases
-    from m3ae_core.io.folders.schemes import refuse_own_schemes, scheme_words, schemes_of
+    from m3ae_core.io.folders.schemes import scheme_words, schemes_of
     from m3ae_core.report.benchmark import write_report
     from m3ae_core.report.canvas import new_figure
     from m3ae_core.report.template import environment
@@ -53,7 +53,6 @@ def benchmark(
     if split:
         chosen = select(chosen, read_part(split, "test"))
     schemes = schemes_of(chosen, [scheme] if scheme else [])
-    refuse_own_schemes(schemes)
     print(scheme_words(schemes))
     events = run(bundles, chosen, output, schemes=schemes, device=device, arithmetic=arithmetic)
     results = follow(events)

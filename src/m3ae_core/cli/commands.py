@@ -22,8 +22,9 @@ from m3ae_core.cli.scan import scan
 from m3ae_core.cli.selftest import selftest
 from m3ae_core.cli.split import check_split, split
 from m3ae_core.cli.split4d import split_4d
-from m3ae_core.cli.training import curves, finetune, invert, pretrain
+from m3ae_core.cli.training import curves, finetune, invert, pretrain, train
 from m3ae_core.errors import InputError, OutputError, printable
+from m3ae_core.extras import require_extra
 from m3ae_core.files import ensure_writable, make_folder
 
 
@@ -57,6 +58,9 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
         device: auto takes CUDA where there is any.
         viewer: Open napari on the result afterwards.
     """
+    require_extra("report")
+    if viewer:
+        require_extra("napari")
     ensure_writable(make_folder(output) / "figure")
     from m3ae_core.bundle import load_bundle
     from m3ae_core.data.builtin import builtin_bundle, builtin_case
@@ -118,7 +122,7 @@ def import_official(
         pretrained: The pretraining checkpoint that belongs to a fine-tuned one.
         substitute_origin: template is the aligned substitute; window (the default) what the released evaluation does.
     """
-    from m3ae_core.bundle import save_bundle
+    from m3ae_core.bundle import Bundle, save_bundle
     from m3ae_core.methods.m3ae.official import import_official as convert
 
     if (output / "bundle.json").exists():
@@ -127,8 +131,8 @@ def import_official(
         )
     if output.exists():
         ensure_writable(output / "bundle.json")
-    bundle = convert(checkpoint, pretrained, origin=substitute_origin)
-    print(f"bundle {printable(save_bundle(bundle, output))}")
+    model, card = convert(checkpoint, pretrained, origin=substitute_origin)
+    print(f"bundle {printable(save_bundle(Bundle(model, card), output))}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -142,6 +146,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": pretrain,
     "invert": invert,
     "finetune": finetune,
+    "train": train,
     "curves": curves,
     "pack": pack,
     "train-packed": train_packed,
@@ -152,3 +157,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check-split": check_split,
     "selftest": selftest,
 }
+#: Commands that set the allocator themselves, after the size of their tensors.
+TRAINING = frozenset({"pretrain", "invert", "finetune", "train", "train-packed"})

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from m3ae_core.cli.arguments import OptionalFolder, OptionalPath
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
+from m3ae_core.extras import require_extra
 from m3ae_core.hardware import Hardware
 from m3ae_core.modalities import ModalitySet
 
 if TYPE_CHECKING:
-    from m3ae_core.config import ModelConfig, StageConfig
+    from m3ae_core.config import ModelConfig, Recipe, StageConfig
+    from m3ae_core.events import Event
+    from m3ae_core.io.case import CaseFiles
     from m3ae_core.training.schedule import Budget
 
 HardwareOptions = Annotated[Hardware, OmitArgPrefixes]
@@ -43,17 +48,15 @@ def pretrain(
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.config import load_recipe
-    from m3ae_core.training import stages
+    from m3ae_core.training.run import Plan, stage_named, train
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = chosen_cases(cases, split, settings.model.modality_set)
-    plan = stages.Plan(
-        settings, chosen, output, hardware=hardware, name_cases=name_cases, budget=_budget(minutes)
-    )
-    if follow(stages.pretrain(plan)) is not None:
-        print(f"bundle {printable(output / 'bundle')}")
+    plan = Plan(settings, chosen, output, hardware=hardware, name_cases=name_cases, budget=_budget(minutes))
+    _finish(train(plan, stage_named(settings, "pretrain")), output)
 
 
 def invert(
@@ -79,33 +82,69 @@ def invert(
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.bundle import load_bundle
-    from m3ae_core.training.inversion import inversion_recipe
-    from m3ae_core.training.inversion import invert as run
-    from m3ae_core.training.stages import Plan
+    from m3ae_core.methods.m3ae.stages import Invert, inversion_recipe
+    from m3ae_core.training.run import Plan, train
 
-    settings = inversion_recipe(load_bundle(bundle), epochs, learning_rate)
+    start = load_bundle(bundle)
+    settings = inversion_recipe(start.config, start.card, epochs, learning_rate)
     _tune_memory(settings.model, settings.pretrain, 1)
     chosen = chosen_cases(cases, split, settings.model.modality_set)
-    if (
-        follow(run(Plan(settings, chosen, output, hardware=hardware, budget=_budget(minutes)), bundle))
-        is not None
-    ):
-        print(f"bundle {printable(output / 'bundle')}")
+    plan = Plan(settings, chosen, output, hardware=hardware, budget=_budget(minutes))
+    _finish(train(plan, Invert(), pretrained=bundle), output)
+
+
+@dataclass(frozen=True)
+class LabelledCases:
+    """Cases with label maps to learn from, and others to validate with.
+
+    Attributes
+    ----------
+    cases
+        Folder of cases, or a manifest of `m3ae scan`, with label maps.
+    split
+        Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
+    validation
+        Folder of validation cases, if they are not in the folder of cases.
+    validation_split
+        Split folder or text file with the names of the validation cases; if left out, those of the split, or all of the
+        folder of validation cases.
+    scheme
+        Label scheme of the cases, which must be stated here or in the manifest; PATTERN=SCHEME after it for those whose
+        name or folder matches, as in brats2023 'BraTS2021_*=brats2021'.
+    weight
+        PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
+    name_cases
+        Name the training cases in the bundle; else it holds their number and a hash of the list.
+    """
+
+    cases: Path
+    split: OptionalPath = None
+    validation: OptionalFolder = None
+    validation_split: OptionalPath = None
+    scheme: tuple[str, ...] = ()
+    weight: tuple[str, ...] = ()
+    name_cases: bool = False
+
+    def held_out(self, modalities: ModalitySet) -> tuple[CaseFiles, ...]:
+        """Return the validation cases: of the folder and list given, else of the split's val.txt, else none."""
+        split = self.split if self.validation is None and self.split and self.split.is_dir() else None
+        names = self.validation_split or split
+        if not (self.validation or names):
+            return ()
+        return chosen_cases(self.validation or self.cases, names, modalities, "val")
+
+
+LabelledOptions = Annotated[LabelledCases, OmitArgPrefixes]
 
 
 def finetune(
     recipe: Positional[str],
     *,
     pretrained: Path,
-    cases: Path,
+    data: LabelledOptions,
     output: Path,
-    split: OptionalPath = None,
-    validation: OptionalFolder = None,
-    validation_split: OptionalPath = None,
-    scheme: tuple[str, ...] = (),
-    weight: tuple[str, ...] = (),
-    name_cases: bool = False,
     minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
@@ -114,42 +153,77 @@ def finetune(
     Args:
         recipe: The recipe that stage 1 used.
         pretrained: The bundle that stage 1 made, or one that segments already, to go on from; builtin is ours.
-        cases: Folder of cases, or a manifest of `m3ae scan`, with label maps.
+        data: The cases.
         output: The run folder.
-        split: Split folder (train.txt trains, val.txt validates), or a text file of training cases; all if left out.
-        validation: Folder of validation cases, if they are not in the folder of cases.
-        validation_split: Split folder or text file with the names of the validation cases; if left out, those of the
-            split, or all of the folder of validation cases.
-        scheme: Label scheme of the cases, which must be stated here or in the manifest; PATTERN=SCHEME after it for
-            those whose name or folder matches, as in brats2023 'BraTS2021_*=brats2021'.
-        weight: PATTERN=WEIGHT for cases whose labels count less, such as those that no expert drew.
-        name_cases: Name the training cases in the bundle; else it holds their number and a hash of the list.
+        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
+        hardware: Where and how to compute.
+    """
+    require_extra("train")
+    from m3ae_core.config import load_recipe
+
+    settings = load_recipe(recipe)
+    _tune_memory(settings.model, settings.finetune, 2)
+    _train_labelled(Run(settings, "finetune", data, output, minutes, hardware), _bundle(pretrained))
+
+
+def train(
+    method: Positional[str],
+    *,
+    recipe: str = "paper",
+    data: LabelledOptions,
+    output: Path,
+    minutes: float | None = None,
+    hardware: HardwareOptions = HARDWARE,
+) -> None:
+    """Train another method than M3AE, from random weights, with the recipe's [model] and [train]. Resumes.
+
+    Args:
+        method: unet-dropout, or one that an installed package registers.
+        recipe: A built-in recipe or a TOML file.
+        data: The cases.
+        output: The run folder.
         minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
     from m3ae_core.config import load_recipe
-    from m3ae_core.io.folders.schemes import scheme_words, schemes_of, weights_of
-    from m3ae_core.training import stages
 
-    settings = load_recipe(recipe)
-    _tune_memory(settings.model, settings.finetune, 2)
-    modalities = settings.model.modality_set
-    chosen = chosen_cases(cases, split, modalities)
-    held_out = _validation_cases((validation, validation_split), cases, split, modalities)
-    schemes = schemes_of((*chosen, *held_out), scheme)
+    settings = load_recipe(recipe).for_method(method)
+    _tune_memory(settings.model, settings.train, 1)
+    _train_labelled(Run(settings, "train", data, output, minutes, hardware))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training with label maps, as it was asked for."""
+
+    recipe: Recipe
+    stage: str
+    data: LabelledCases
+    output: Path
+    minutes: float | None
+    hardware: Hardware
+
+
+def _train_labelled(run: Run, pretrained: Path | None = None) -> None:
+    from m3ae_core.io.folders.schemes import scheme_words, schemes_of, weights_of
+    from m3ae_core.training.run import Plan, stage_named, train
+
+    data, modalities = run.data, run.recipe.model.modality_set
+    stage = stage_named(run.recipe, run.stage)
+    chosen, held_out = chosen_cases(data.cases, data.split, modalities), data.held_out(modalities)
+    schemes = schemes_of((*chosen, *held_out), data.scheme)
     print(scheme_words(schemes))
-    plan = stages.Plan(
-        settings,
+    plan = Plan(
+        run.recipe,
         chosen,
-        output,
+        run.output,
         schemes=schemes,
-        weights=weights_of(chosen, weight),
-        hardware=hardware,
-        name_cases=name_cases,
-        budget=_budget(minutes),
+        weights=weights_of(chosen, data.weight),
+        hardware=run.hardware,
+        name_cases=data.name_cases,
+        budget=_budget(run.minutes),
     )
-    if follow(stages.finetune(plan, _bundle(pretrained), held_out)) is not None:
-        print(f"bundle {printable(output / 'bundle')}")
+    _finish(train(plan, stage, pretrained=pretrained, validation=held_out), run.output)
 
 
 def curves(run: Positional[Path], *, output: Path) -> None:
@@ -159,9 +233,16 @@ def curves(run: Positional[Path], *, output: Path) -> None:
         run: The output folder of pretrain or finetune.
         output: Where to write the figure (.png).
     """
+    require_extra("report")
     from m3ae_core.report.curves import save_curves
 
     print(f"figure {printable(save_curves(run, output))}")
+
+
+def _finish(events: Iterator[Event], output: Path) -> None:
+    """Show a training as it goes, and say where its bundle is."""
+    if follow(events) is not None:
+        print(f"bundle {printable(output / 'bundle')}")
 
 
 def _bundle(path: Path) -> Path:
@@ -186,19 +267,10 @@ def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
 
 def chosen_cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
-) -> tuple[Any, ...]:
+) -> tuple[CaseFiles, ...]:
     """Return the cases of a folder or manifest that the lists of a `split` name, all without one."""
     from m3ae_core.data.splits import read_part, select
     from m3ae_core.io.case import find_cases
 
     cases = find_cases(folder, modalities)
     return select(cases, read_part(split, part)) if split else cases
-
-
-def _validation_cases(
-    given: tuple[Path | None, Path | None], cases: Path, split: Path | None, modalities: ModalitySet
-) -> tuple[Any, ...]:
-    """Return the cases of the folder and list that are `given`, else those of the split folder's val.txt, else none."""
-    folder, names = given
-    names = names or (split if folder is None and split and split.is_dir() else None)
-    return chosen_cases(folder or cases, names, modalities, "val") if folder or names else ()

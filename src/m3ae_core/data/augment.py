@@ -5,6 +5,7 @@ The same change is applied to both situations of a case and to its labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,12 @@ class Augmentation(NamedTuple):
 
     @classmethod
     def draw(
-        cls, rng: np.random.Generator, config: AugmentConfig, modalities: int, depth: int, span: float = 1.0
+        cls, rng: np.random.Generator, config: AugmentConfig, spans: Sequence[float], depth: int
     ) -> Augmentation:
-        """Draw the parameters for images of N modalities and D slices, whose percentiles lie `span` apart."""
-        size = (modalities, depth if config.jitter_per_slice else 1, 1, 1)
+        """Draw the parameters for D slices; `spans` are the paper's range [0, 1] on the scales of N modalities."""
+        size = (len(spans), depth if config.jitter_per_slice else 1, 1, 1)
         scale = rng.uniform(1 - config.scale, 1 + config.scale, size)
-        shift = span * rng.uniform(-config.shift, config.shift, size)
+        shift = np.reshape(spans, (-1, 1, 1, 1)) * rng.uniform(-config.shift, config.shift, size)
         flip = tuple(int(axis) - 3 for axis in np.flatnonzero(rng.random(3) < np.array(config.flip)))
         return cls(torch.from_numpy(scale).float(), torch.from_numpy(shift).float(), flip)
 

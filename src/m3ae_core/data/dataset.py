@@ -168,6 +168,10 @@ class Crop(NamedTuple):
     weight: float = 1.0
 
 
+#: Makes a sample of a crop and of a random generator that belongs to this sample alone.
+Draw = Callable[[Crop, np.random.Generator], Sample]
+
+
 class Samples(Dataset[Sample], Generic[Sample]):
     """All samples of a training stage, numbered: sample k belongs to epoch k // len(cases).
 
@@ -178,14 +182,14 @@ class Samples(Dataset[Sample], Generic[Sample]):
     stage
         Crop size, epochs and seed.
     draw
-        Makes a sample of a crop and of a random generator that belongs to this sample alone.
+        Makes a sample of a crop.
     """
 
     def __init__(
         self,
         cases: Sequence[CachedCase],
         stage: StageConfig,
-        draw: Callable[[Crop, np.random.Generator], Sample],
+        draw: Draw[Sample],
     ) -> None:
         self.cases, self.stage, self.draw = cases, stage, draw
 
@@ -256,9 +260,12 @@ def _regions(
 
 def _key(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None) -> str:
     """Hash what shapes the arrays; without a scheme, of the image alone."""
-    digest = hashlib.sha256(f"{PREPARATION} {scheme.name if scheme else ''}".encode())
-    for part in (model.grid, model.preprocess):
-        digest.update(part.model_dump_json().encode())
+    digest = hashlib.sha256(f"{PREPARATION} {scheme.identity if scheme else ''}".encode())
+    digest.update(model.grid.model_dump_json().encode())
+    digest.update(model.preprocess.model_dump_json(exclude={"modalities"}).encode())
+    for name, step in zip(model.modalities, model.steps, strict=True):
+        if step != model.preprocess.default:
+            digest.update(f"{name} {step.model_dump_json()}".encode())
     digest.update(",".join((*model.modalities, *model.regions)).encode())
     for path in (*(case.images.get(name) for name in model.modalities), case.labels if scheme else None):
         digest.update(files.sha256(path).encode() if path else b"-")

@@ -1,4 +1,4 @@
-"""From a case to what the network sees: percentile clip, min-max, and the template grid ("Implementation")."""
+"""From a case to what the network sees: intensities on a common scale, on the template grid ("Implementation")."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.config import ModelConfig, PreprocessConfig
+from m3ae_core.config import ModelConfig
 from m3ae_core.errors import InputError
+from m3ae_core.intensity import Step
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, Placement, locate, resample
 from m3ae_core.io.volume import Volume
-from m3ae_core.modalities import Subset
+from m3ae_core.modalities import ModalitySet, Subset
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -27,8 +28,10 @@ class StandardCase:
     ----------
     image
         (N, D, H, W) float32, as :func:`normalise` scales it; missing modalities are zero.
+    modalities
+        The N modalities in channel order.
     subset
-        Which modalities are present.
+        Which of them are present.
     grid
         The template grid, translated to where the case lies: its affine leads to the case's own world.
     placement
@@ -38,10 +41,16 @@ class StandardCase:
     """
 
     image: FloatArray
+    modalities: ModalitySet
     subset: Subset
     grid: Grid
     placement: Placement
     brain: Box
+
+    @property
+    def exists(self) -> tuple[bool, ...]:
+        """For each of the N modalities, whether it is present."""
+        return self.modalities.flags(self.subset)
 
 
 class Standardiser:
@@ -67,7 +76,8 @@ class Standardiser:
             If none is left, a volume has no foreground or no contrast, or no part of the brain falls on the template.
         """
         model = self._model
-        subset = model.modality_set.subset(set(names) & set(model.modalities))
+        modalities = model.modality_set
+        subset = modalities.subset(set(names) & set(model.modalities))
         if not subset:
             raise InputError(
                 f"The case {self.case.name} has none of the model's sequences.",
@@ -77,9 +87,10 @@ class Standardiser:
         low, high = _union([self._box(name) for name in subset.present], self._own.shape)
         placement = locate(self._own, low, high, model.grid)
         grid = Grid.of(model.grid).moved(placement.offset)
-        image = np.zeros((len(model.modalities), *grid.shape), np.float32)
-        for name in subset.present:
-            image[model.modalities.index(name)] = self._on_template(name, grid, placement)
+        image = np.zeros((len(modalities), *grid.shape), np.float32)
+        for channel, (name, step) in enumerate(zip(modalities.names, model.steps, strict=True)):
+            if name in subset:
+                image[channel] = self._on_template(name, step, grid, placement)
         occupied: BoolArray = np.asarray(image.any(axis=0))
         if not occupied.any():
             raise InputError(
@@ -88,14 +99,14 @@ class Standardiser:
                 path=self.case.name,
                 code="off-template",
             )
-        return StandardCase(image, subset, grid, placement, brain_box(occupied))
+        return StandardCase(image, modalities, subset, grid, placement, brain_box(occupied))
 
     def _box(self, name: str) -> Box | None:
         if name not in self._boxes:
             self._boxes[name] = _occupied_box(self.case.volumes[name].data != 0)
         return self._boxes[name]
 
-    def _on_template(self, name: str, grid: Grid, placement: Placement) -> FloatArray:
+    def _on_template(self, name: str, step: Step, grid: Grid, placement: Placement) -> FloatArray:
         """Return the sequence (D, H, W), normalised; only the box around what is not zero is touched."""
         key = name, placement.offset
         if key not in self._images:
@@ -103,7 +114,7 @@ class Standardiser:
             low, high = self._box(name) or ((0, 0, 0), volume.shape)
             part = volume.data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
             cropped = self._own.cropped(low, part.shape)
-            scaled = normalise(replace(volume, data=part), self._model.preprocess)
+            scaled = normalise(replace(volume, data=part), step)
             self._images[key] = resample(scaled, cropped, grid)
         return self._images[key]
 
@@ -120,36 +131,26 @@ def standardise(case: Case, model: ModelConfig) -> StandardCase:
     return Standardiser(case, model).standardise(case.volumes)
 
 
-def normalise(volume: Volume, config: PreprocessConfig) -> FloatArray:
-    """Clip to the percentiles of the foreground and scale; the background stays 0.
-
-    The percentiles become 0 and 1, or with the rule ``zscore`` the foreground gets zero mean and unit variance.
-
-    The brain is where a skull-stripped image is not zero: released volumes hold negative voxels inside the brain.
-    The rule ``positive`` counts positive voxels only, as the released code does.
+def normalise(volume: Volume, step: Step) -> FloatArray:
+    """Return the image (X, Y, Z), float32, with its foreground scaled by `step`; the background stays 0.
 
     Raises
     ------
     InputError
-        If there is no foreground, or its percentiles coincide.
+        If there is no foreground, or all of it gets one value.
     """
     data = np.ascontiguousarray(volume.data.T)  # as it lies in memory: files store X fastest
-    foreground = data > 0 if config.foreground == "positive" else data != 0
+    foreground = step.foreground(data)
     values = np.asarray(data[foreground], np.float32)
-    low, high = np.percentile(values, config.percentiles) if values.size else (0.0, 0.0)
-    if not low < high:
+    if values.size:
+        values = step.scaled(values)
+    if not values.size or values.min() == values.max():
         raise InputError(
             "The image has no contrast: its brightest and darkest percentiles are the same.",
             "Check that this is the right file.",
             path=volume.path or "image",
             code="no-contrast",
         )
-    values -= np.float32(low)
-    values /= np.float32(high - low)
-    np.clip(values, 0, 1, out=values)
-    if config.scale == "zscore":
-        values -= values.mean()
-        values /= values.std()
     scaled = np.zeros(data.shape, np.float32)
     scaled[foreground] = values
     return scaled.T

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from m3ae_core.config import PreprocessConfig, ScannerConfig, Shape
+    from m3ae_core.config import ScannerConfig, Shape
+    from m3ae_core.intensity import Step
 
 
 #: Powers of x, y and z in a polynomial of the second order, the constant left out.
@@ -64,15 +65,17 @@ class Scanner(NamedTuple):
             int(rng.integers(3)),
         )
 
-    def apply(self, image: Tensor, preprocess: PreprocessConfig) -> Tensor:
-        """Return `image` (N, D, H, W), background 0, as this scanner would have shown it; zero stays zero."""
+    def apply(self, image: Tensor, steps: Sequence[Step]) -> Tensor:
+        """Return `image` (N, D, H, W), background 0, as this scanner would have shown it; zero stays zero.
+
+        `steps` are the N modalities' preprocessing; those in absolute units, as CT, keep their intensities.
+        """
         brain = image != 0
         field = self._field((image.shape[1], image.shape[2], image.shape[3]), image.device).exp()
-        changed = torch.zeros_like(image)
-        for n, inside in enumerate(brain):
-            if inside.any():
-                shown = self._intensities(n, image[n][inside], field[n][inside])
-                changed[n][inside] = _restandardised(shown, preprocess)
+        changed = image.clone()
+        for n, (inside, step) in enumerate(zip(brain, steps, strict=True)):
+            if inside.any() and (again := _AGAIN.get(step.scale)):
+                changed[n][inside] = again(self._intensities(n, image[n][inside], field[n][inside]))
         return self._thickened(changed) * brain
 
     def _intensities(self, n: int, values: Tensor, field: Tensor) -> Tensor:
@@ -106,8 +109,14 @@ def polynomials(shape: Sequence[int], device: torch.device) -> Tensor:
     return torch.stack([torch.stack([grid[axis] for axis in term]).prod(0) for term in TERMS])
 
 
-def _restandardised(values: Tensor, preprocess: PreprocessConfig) -> Tensor:
-    if preprocess.scale == "zscore":
-        return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)
+def _unit(values: Tensor) -> Tensor:
     low, high = values.aminmax()
     return (values - low) / (high - low).clamp(min=1e-6)
+
+
+def _standardised(values: Tensor) -> Tensor:
+    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-6)
+
+
+#: What standardises a changed image again, by the name of its preprocessing step.
+_AGAIN = {"minmax": _unit, "zscore": _standardised}

@@ -17,7 +17,6 @@ from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.measure import voxel_ml
-from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import REGIONS, LabelScheme, encode
 from m3ae_core.trust.calibration import KEY, Calibration
 from m3ae_core.trust.evidence import Evidence, weigh
@@ -82,16 +81,15 @@ def _subsets(
 ) -> Iterator[tuple[list[Evidence], list[float], npt.NDArray[np.float32]]]:
     """Yield, for each subset, the evidence and the Dice of each region and the probabilities (R, V) at the `sample`."""
     shared, ml = Standardiser(case, predictor.config), voxel_ml(case.affine)
-    with freed_memory_kept():
-        for subset in predictor.config.modality_set.subsets():
-            part = case.only(*subset.present)
-            maps = predictor.predict(part, shared=shared).probabilities
-            brain = brain_of(volume.data for volume in part.volumes.values())
-            _, inside = brain_values(brain, [maps[name] for name in regions])
-            scores = [dice(maps[name] > 0.5, truth[row]) for row, name in enumerate(regions)]
-            own = brain.ravel(order="F")[sample]
-            values = np.stack([maps[name].ravel(order="F")[sample] * own for name in regions])
-            yield [weigh(row, ml) for row in inside], scores, values
+    for subset in predictor.config.modality_set.subsets():
+        part = case.only(*subset.present)
+        maps = predictor.predict(part, shared=shared).probabilities
+        brain = brain_of(volume.data for volume in part.volumes.values())
+        _, inside = brain_values(brain, [maps[name] for name in regions])
+        scores = [dice(maps[name] > 0.5, truth[row]) for row, name in enumerate(regions)]
+        own = brain.ravel(order="F")[sample]
+        values = np.stack([maps[name].ravel(order="F")[sample] * own for name in regions])
+        yield [weigh(row, ml) for row in inside], scores, values
 
 
 def with_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:

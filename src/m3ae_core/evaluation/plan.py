@@ -46,7 +46,7 @@ class Plan:
             "fingerprint": model.fingerprint,
             "case": case,
             "case_sha256": case_sha256,
-            "scheme": self.schemes[case].name,
+            "scheme": self.schemes[case].identity,
             "arithmetic": self.arithmetic,
             "modalities": "+".join(self.modalities.names),
             "code_version": __version__,
@@ -62,13 +62,14 @@ class Plan:
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
             "metrics": [metric.name for metric in self.metrics],
-            "scheme": ", ".join(sorted({self.schemes[name].name for name in cases})),
+            "scheme": ", ".join(sorted({self.schemes[name].identity for name in cases})),
+            "schemes": {self.schemes[name].identity: dict(self.schemes[name].values) for name in cases},
             "arithmetic": self.arithmetic,
             "conventions": {convention.name: convention.description for convention in CONVENTIONS},
             "devices": sorted({measurement.device for measurement in measurements}),
             "case_list_sha256": _digest(f"{name} {cases[name]}" for name in sorted(cases)),
             "cases": [
-                {"name": name, "sha256": digest, "scheme": self.schemes[name].name}
+                {"name": name, "sha256": digest, "scheme": self.schemes[name].identity}
                 for name, digest in cases.items()
             ],
             "versions": {

@@ -17,6 +17,7 @@ from m3ae_core.errors import InputError
 from m3ae_core.evaluation.registry import METRICS, Metric, Overlap, registered
 from m3ae_core.evaluation.results import Measurement, Model, Results
 from m3ae_core.files import write_json
+from m3ae_core.regions import LabelScheme, scheme_named
 
 INDEX = "benchmark.json"
 
@@ -41,7 +42,9 @@ def read_measurement(path: Path) -> Measurement | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         overlaps = {
-            subset: {region: _overlap(values) for region, values in regions.items()}
+            "+".join(sorted(subset.split("+"))): {
+                region: _overlap(values) for region, values in regions.items()
+            }
             for subset, regions in content["overlaps"].items()
         }
         return Measurement(dict(content["key"]), str(content["device"]), overlaps)
@@ -75,7 +78,7 @@ def load_results(folder: Path) -> Results:
         shared = {"modalities": "+".join(modalities), "code_version": record["made_by"]["napari-m3ae"]}
         shared |= {"arithmetic": record["arithmetic"]} if "arithmetic" in record else {}  # of 0.1: not known
         cases = [
-            {"case": c["name"], "case_sha256": c["sha256"], "scheme": scheme_of(record, c["name"]), **shared}
+            {"case": c["name"], "case_sha256": c["sha256"], "scheme": _identity(record, c["name"]), **shared}
             for c in record["cases"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -95,8 +98,15 @@ def _metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Metric, ...]:
     return tuple(known[name] for name in names)
 
 
-def scheme_of(record: Mapping[str, Any], case: str) -> str:
-    """Return the name of the label scheme that a case was measured with; in a record of 0.1 all share one."""
+def scheme_of(record: Mapping[str, Any], case: str) -> LabelScheme:
+    """Return the label scheme that a case was measured with; a record of 0.1 holds its name alone."""
+    identity = _identity(record, case)
+    values = record.get("schemes", {}).get(identity)
+    return LabelScheme(identity, tuple(values.items())) if values else scheme_named(identity)
+
+
+def _identity(record: Mapping[str, Any], case: str) -> str:
+    """Return what identifies the label scheme of a case; in a record of 0.1 all share one."""
     own = {entry["name"]: entry.get("scheme") for entry in record["cases"]}
     return str(own[case] or record["scheme"])
 

@@ -19,7 +19,6 @@ from m3ae_core.inference.reuse import find_result, made_from, put_aside
 from m3ae_core.io.case import Case, CaseFiles, read_case, refuse_repeated_names
 from m3ae_core.io.folders.naming import refuse_names_that_disagree
 from m3ae_core.io.sidecar import recorded_warnings
-from m3ae_core.memory import freed_memory_kept
 from m3ae_core.regions import BRATS_2023, LabelScheme
 
 Content = TypeVar("Content")
@@ -36,6 +35,28 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How the images of each case are read and judged.
+
+    Attributes
+    ----------
+    check
+        Look for unprepared images and mixed-up sequences; that may take longer than the segmentation.
+    same_patient
+        The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
+    orientation
+        The orientation of images whose headers tell none; None if they are taken as stored.
+    same_grid
+        Refuse a case whose images lie on different grids, which are resampled otherwise.
+    """
+
+    check: bool = False
+    same_patient: bool = False
+    orientation: str | None = None
+    same_grid: bool = False
+
+
+@dataclass(frozen=True)
 class Cohort:
     """How and whereto cases are segmented.
 
@@ -47,35 +68,26 @@ class Cohort:
         Where the results go; it exists.
     scheme
         Label scheme of the results.
+    reading
+        How the images of each case are read and judged.
+    uncertainty
+        The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
     overwrite
         Do results over; those edited by hand stay.
     discard_edits
         Replace results that were edited, too.
-    check
-        Look for unprepared images and mixed-up sequences; that may take longer than the segmentation.
     readers
         Cases read ahead, each by a thread of its own.
-    uncertainty
-        The folder that gets a CASE_uncertainty.nii.gz each; it exists. None: they are not written.
-    same_patient
-        The images of each case are known to be of one patient, whatever their names, folders and outlines tell.
-    orientation
-        The orientation of images whose headers tell none; None if they are taken as stored.
-    same_grid
-        Refuse a case whose images lie on different grids, which are resampled otherwise.
     """
 
     predictor: Predictor
     folder: Path
     scheme: LabelScheme = BRATS_2023
-    overwrite: bool = False
-    check: bool = False
-    readers: int = 1
+    reading: Reading = Reading()
     uncertainty: Path | None = None
+    overwrite: bool = False
     discard_edits: bool = False
-    same_patient: bool = False
-    orientation: str | None = None
-    same_grid: bool = False
+    readers: int = 1
 
     def run(
         self, cases: Sequence[CaseFiles], unusable: Mapping[str, M3AEError] = MappingProxyType({})
@@ -115,7 +127,7 @@ class Cohort:
     def _outcomes(self, cases: Sequence[CaseFiles]) -> Iterator[tuple[str, Future[Outcome]]]:
         """Yield what comes of each case, one case behind, so that it is written while the next is segmented."""
         behind: deque[tuple[str, Future[Outcome]]] = deque()
-        with ThreadPoolExecutor(1) as writer, freed_memory_kept():
+        with ThreadPoolExecutor(1) as writer:
             for files, content in _read_ahead(self._read, cases, self.readers):
                 try:
                     outcome = writer.submit(self._segment(files, content.result()))
@@ -131,10 +143,9 @@ class Cohort:
 
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """
-        refuse_names_that_disagree(files.images, self.predictor.config.modality_set)
-        case = read_case(
-            files, self.predictor.config.modality_set, self.orientation, same_grid=self.same_grid
-        )
+        modalities, reading = self.predictor.config.modality_set, self.reading
+        refuse_names_that_disagree(files.images, modalities)
+        case = read_case(files, modalities, reading.orientation, same_grid=reading.same_grid)
         uncertainty = self.uncertainty_of(files.name)
         complete = uncertainty is None or uncertainty.exists()
         if (known := self._known(files, case)) is not None and (complete or known.edited):
@@ -149,7 +160,11 @@ class Cohort:
         if isinstance(content, Outcome):
             return lambda: content
         prediction = self.predictor.predict(
-            content.case, self.scheme, content, check=self.check, same_patient=self.same_patient
+            content.case,
+            self.scheme,
+            content,
+            check=self.reading.check,
+            same_patient=self.reading.same_patient,
         )
         prediction.provenance["files_unused"] = files.unused_names
 
@@ -165,7 +180,7 @@ class Cohort:
         """Return what stays of an earlier run, None if the case is to be segmented; a damaged result is put aside."""
         path, predictor = self.path_of(files.name), self.predictor
         inference = predictor.config.inference.model_dump(mode="json")
-        wanted = made_from(case, predictor.bundle.fingerprint, inference, self.scheme.name)
+        wanted = made_from(case, predictor.bundle.fingerprint, inference, self.scheme)
         found = find_result(path, case, wanted)
         if found is None or (self.discard_edits and found.state == "edited"):
             return None

@@ -35,15 +35,18 @@ class _View(NamedTuple):
 
 
 def compare(standard: StandardCase) -> Signs:
-    """Return the signs of every two sequences present."""
+    """Return the signs of every two MRI sequences present."""
     low, high = standard.brain
     box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
     image, spacing = standard.image[box], standard.grid.spacing
     brain: npt.NDArray[np.bool_] = np.asarray(image.any(axis=0))
     deep = ndimage.distance_transform_edt(brain, sampling=spacing)[brain] > _DEEP_MM
     side = [2 * round(_DETAIL_MM / mm / 2) + 1 for mm in spacing]
-    of = standard.subset.of
-    views = {name: _view(image[of.index(name)], brain, side) for name in standard.subset.present}
+    views = {
+        modality.name: _view(channel, brain, side)
+        for modality, channel in zip(standard.modalities, image, strict=True)
+        if modality.name in standard.subset and modality.kind == "MRI"
+    }
     return {(a, b): _signs(views[a], views[b], deep) for a, b in combinations(views, 2)}
 
 

@@ -1,4 +1,4 @@
-"""Inference: substitute x_sub for what is missing and segment ("As to inference, we simply substitute …")."""
+"""Inference: a case in, a segmentation out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from m3ae_core.inference.device import (
     told_if_out_of_memory,
 )
 from m3ae_core.inference.mixup import find_mixup
-from m3ae_core.inference.provenance import describe, find_warnings
+from m3ae_core.inference.provenance import Conditions, describe, described_labels, find_warnings
 from m3ae_core.inference.unprepared import find_unprepared
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, resample
@@ -37,8 +37,6 @@ from m3ae_core.io.patients import find_two_patients
 from m3ae_core.io.sidecar import sidecar_of
 from m3ae_core.io.volume import voxel_sha256, write_image, write_labels
 from m3ae_core.measure import voxel_ml
-from m3ae_core.memory import freed_memory_kept
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.modalities import Subset
 from m3ae_core.nn.windows import Extent, whole_logits
 from m3ae_core.regions import BRATS_2023, LabelScheme, decode
@@ -119,20 +117,17 @@ class Predictor:
         arithmetic: Arithmetic = "auto",
         assess_et: bool = False,
     ) -> None:
-        if bundle.segmenter is None:
-            raise BundleError(
-                f"The bundle {bundle.name!r} is only pretrained and cannot segment.",
-                "Run `m3ae finetune`.",
-                code="stage",
-            )
+        if reason := bundle.model.lacks("segmentation"):
+            raise BundleError(f"The model {bundle.name!r} cannot be used.", reason, code="stage")
         self.bundle = bundle
         self.config = bundle.config if window is None else bundle.config.with_window(window)
         as_validated = self.config.inference.window == bundle.config.inference.window
         self.calibration = Calibration.of(bundle.card) if as_validated else None
-        self.segmenter = bundle.segmenter.eval()
+        self.model = bundle.model
+        for network in self.model.networks.values():
+            network.eval()
         if compiled:
-            self.segmenter.backbone.compile()
-        self.substitute = SubstituteImage.fixed(bundle.substitute)
+            self.model.compile()
         self.arithmetic = arithmetic
         self.assess_et = assess_et
         self._use(choose_device(device))
@@ -182,7 +177,7 @@ class Predictor:
         BundleError
             If the network's output is not finite.
         """
-        with freed_memory_kept(), told_if_out_of_memory():
+        with told_if_out_of_memory():
             yield Progress("preparing", 0, 1)
             modalities = self.config.modality_set
             doubts = find_two_patients(case.volumes, modalities, same_patient=same_patient)
@@ -195,12 +190,12 @@ class Predictor:
             fallbacks: list[str] = []
             extent = Extent.of(self.config.inference, self.config.grid.shape, standard.brain)
             logits: Tensor | None = None
+            missing = ~torch.tensor(standard.exists)
             for done, total, logits in whole_logits(  # noqa: B007  the last value is the result
-                lambda x: self._forward(x, fallbacks),
+                lambda x: self._forward(x, missing, fallbacks),
+                lambda image, start: self.model.fill(image, missing, start),
                 torch.from_numpy(standard.image),
-                ~torch.tensor(standard.subset.flags),
                 extent,
-                self.substitute,
                 self.config.inference,
             ):
                 yield Progress("segmenting", done, total)
@@ -209,7 +204,8 @@ class Predictor:
             maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
             del logits
             warnings = (*case.notes, *doubts, *find_warnings(self.bundle, self.config, standard))
-            yield self._prediction(case, standard, maps, scheme, fallbacks, warnings, check, same_patient)
+            how = Conditions(self.device, self.precision, tuple(fallbacks), warnings, check, same_patient)
+            yield self._prediction(case, standard, maps, scheme, how)
 
     def _prediction(
         self,
@@ -217,52 +213,38 @@ class Predictor:
         standard: StandardCase,
         maps: dict[str, FloatArray],
         scheme: LabelScheme,
-        fallbacks: list[str],
-        warnings: tuple[str, ...],
-        checked: bool,
-        same_patient: bool,
+        how: Conditions,
     ) -> Prediction:
         masks = [maps[name] > 0.5 for name in self.config.regions]
         labels = decode(masks, scheme, self.config.region_set)
-        record = describe(
-            self.bundle,
-            self.config,
-            standard,
-            case,
-            scheme,
-            labels,
-            device=self.device,
-            precision=self.precision,
-            fallbacks=fallbacks,
-            warnings=warnings,
-            checked=checked,
-            same_patient=same_patient,
-        )
+        record = describe(self.bundle, self.config, standard, case, how)
+        record |= described_labels(labels, scheme, case)
         subset = standard.subset
         brain = brain_of(case.volumes[name].data for name in subset.present)
         judged = judge(maps, brain, voxel_ml(case.affine), subset, self.calibration)
         record |= judged.record
         blind = None if self.assess_et else unassessable(subset, scheme, judged.enhancement)
         record["not_assessable"] = blind if "ET" in maps else None
-        return Prediction(labels, maps, case.affine, scheme, subset, warnings, record, judged.uncertainty)
+        return Prediction(labels, maps, case.affine, scheme, subset, how.warnings, record, judged.uncertainty)
 
     def _use(self, device: torch.device) -> None:
         self.device = device
         self.precision = precision(device, self.arithmetic)
-        self.segmenter.to(device)
+        for network in self.model.networks.values():
+            network.to(device)
 
     @torch.no_grad()
-    def _forward(self, x: Tensor, fallbacks: list[str]) -> Tensor:
+    def _forward(self, x: Tensor, missing: Tensor, fallbacks: list[str]) -> Tensor:
         """Return the logits (B, R, …) of windows (B, N, …), on the CPU."""
         if self.device.type == "cpu":
             require_memory(x[:, 0].numel(), self.config.network.base_channels)
         try:
             with fast(self.device, self.precision, one_shape=self.config.inference.window != "brain"):
-                logits = self.segmenter.predict(to_device(x, self.device)).float().cpu()
+                logits = self.model.predict(to_device(x, self.device), missing.to(self.device)).float().cpu()
         except RuntimeError as error:
             if not is_out_of_memory(error) or (self.device.type == "cpu" and len(x) == 1):
                 raise  # there is nothing left to try
-            logits = self._forward_with_less(x, fallbacks)
+            logits = self._forward_with_less(x, missing, fallbacks)
         if not torch.isfinite(logits).all():
             raise BundleError(
                 f"The model {self.bundle.name!r} gave values that are not finite.",
@@ -271,16 +253,16 @@ class Predictor:
             )
         return logits
 
-    def _forward_with_less(self, x: Tensor, fallbacks: list[str]) -> Tensor:
+    def _forward_with_less(self, x: Tensor, missing: Tensor, fallbacks: list[str]) -> Tensor:
         """Compute the same windows with less memory: one at a time, then on the CPU. Smaller ones change the answer."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(x) > 1:
             fallbacks.append("Memory ran out; the windows were computed one at a time.")
-            return torch.cat([self._forward(one[None], fallbacks) for one in x])
+            return torch.cat([self._forward(one[None], missing, fallbacks) for one in x])
         fallbacks.append("The GPU ran out of memory; the CPU took over with the same window.")
         self._use(torch.device("cpu"))
-        return self._forward(x, fallbacks)
+        return self._forward(x, missing, fallbacks)
 
     def _to_case(self, probabilities: Tensor, grid: Grid, case: Case) -> dict[str, FloatArray]:
         own = Grid(case.shape, case.affine)

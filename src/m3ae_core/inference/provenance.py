@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,26 +23,29 @@ from m3ae_core.regions import LabelScheme
 NOTICE = "Research use only. Not a medical device. Check every result."
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """How a prediction was computed.
+
+    `fallbacks` say what had to be computed otherwise than asked for; `checked` tells whether unprepared images and
+    mixed-up sequences were looked for, `same_patient` whether the user vouched that all are of one patient.
+    """
+
+    device: torch.device
+    precision: torch.dtype
+    fallbacks: tuple[str, ...]
+    warnings: tuple[str, ...]
+    checked: bool
+    same_patient: bool
+
+
 def describe(
-    bundle: Bundle,
-    config: ModelConfig,
-    standard: StandardCase,
-    case: Case,
-    scheme: LabelScheme,
-    labels: npt.NDArray[np.uint8],
-    *,
-    device: torch.device,
-    precision: torch.dtype,
-    fallbacks: Sequence[str],
-    warnings: Sequence[str],
-    checked: bool,
-    same_patient: bool,
+    bundle: Bundle, config: ModelConfig, standard: StandardCase, case: Case, how: Conditions
 ) -> dict[str, Any]:
-    """Return the JSON-ready record of one prediction.
+    """Return the JSON-ready record of one prediction, without its labels.
 
     `config` is how the bundle was applied. Sequences are identified by the SHA-256 of their decoded voxels
-    (:attr:`Volume.sha256`), never by a path; volumes are in mL. `checked` tells whether unprepared images and mixed-up
-    sequences were looked for, `same_patient` whether the user vouched that all are of one patient.
+    (:attr:`Volume.sha256`), never by a path.
     """
     subset = standard.subset
     return {
@@ -56,26 +59,22 @@ def describe(
             "name": bundle.name,
             "sha256": bundle.sha256,
             "fingerprint": bundle.fingerprint,
+            "method": config.method,
             "preset": config.preset,
             "licence": bundle.card.get("licence"),
             "inference": config.inference.model_dump(mode="json"),
         },
-        "reliability": bundle.card.get("reliability", {}).get(str(subset)),
-        "labels": {
-            "scheme": scheme.name,
-            "values": dict(scheme.values),
-            "volumes_ml": tissue_volumes(labels, scheme, case.affine),
-        },
+        "reliability": subset.entry(bundle.card.get("reliability", {})),
         "placement": {"method": standard.placement.method, "offset_mm": standard.placement.offset},
         "device": {
-            "name": str(device),
+            "name": str(how.device),
             "threads": torch.get_num_threads(),
-            "precision": str(precision).removeprefix("torch."),
-            "fallbacks": list(fallbacks),
+            "precision": str(how.precision).removeprefix("torch."),
+            "fallbacks": list(how.fallbacks),
         },
-        "warnings": list(warnings),
-        "checked": checked,
-        "same_patient": same_patient,
+        "warnings": list(how.warnings),
+        "checked": how.checked,
+        "same_patient": how.same_patient,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -83,6 +82,12 @@ def describe(
             "nibabel": nibabel.__version__,
         },
     }
+
+
+def described_labels(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case) -> dict[str, Any]:
+    """Return the part of the record that tells of the `labels`: their values, and volumes in mL."""
+    volumes = tissue_volumes(labels, scheme, case.affine)
+    return {"labels": {"scheme": scheme.name, "values": dict(scheme.values), "volumes_ml": volumes}}
 
 
 def find_warnings(bundle: Bundle, config: ModelConfig, standard: StandardCase) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from m3ae_core.errors import InputError, OutputError
 from m3ae_core.io.case import Case
 from m3ae_core.io.sidecar import read_sidecar
 from m3ae_core.io.volume import Volume, read_labels
+from m3ae_core.regions import LabelScheme
 
 
 class Found(NamedTuple):
@@ -34,13 +35,15 @@ class Found(NamedTuple):
 _OTHER_GRID = Found("stale", "it lies on another grid")
 
 
-def made_from(case: Case, fingerprint: str, inference: Mapping[str, Any], scheme: str) -> dict[str, Any]:
+def made_from(
+    case: Case, fingerprint: str, inference: Mapping[str, Any], scheme: LabelScheme
+) -> dict[str, Any]:
     """Return what decides about a result, as its sidecar tells it: images, model, how it is applied, label scheme."""
     return {
         "images": {name: volume.sha256 for name, volume in case.volumes.items()},
         "model": fingerprint,
         "options": dict(inference),
-        "label scheme": scheme,
+        "label scheme": dict(scheme.values),
     }
 
 
@@ -116,7 +119,7 @@ def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
         "images": record.get("sequences_present"),
         "model": _entry(record, "model", "fingerprint"),
         "options": _entry(record, "model", "inference"),
-        "label scheme": _entry(record, "labels", "scheme"),
+        "label scheme": _entry(record, "labels", "values"),
     }
 
 

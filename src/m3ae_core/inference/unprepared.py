@@ -15,6 +15,7 @@ from m3ae_core.io.background import corners
 from m3ae_core.io.case import Case
 from m3ae_core.io.volume import Volume
 from m3ae_core.measure import voxel_ml
+from m3ae_core.modalities import Kind
 
 #: Share of the volume's corners that may be other than zero (training cases: 0, cut to the brain too).
 CORNERS = 0.05
@@ -32,11 +33,11 @@ def find_unprepared(case: Case) -> tuple[str, ...]:
     """Return one sentence for each thing that tells an unprepared image, naming the sequences; none for a good case.
 
     An image is judged by the first that applies: too few values, a background that is not zero, an impossible size, a
-    bright shell around a darker one (skin and skull).
+    bright shell around a darker one (skin and skull). All but the first are known of MRI alone.
     """
     found: dict[str, list[str]] = {}
     for name, volume in case.volumes.items():
-        if sentence := _judge(volume):
+        if sentence := _judge(volume, case.modalities.kinds[name]):
             found.setdefault(sentence, []).append(name)
     return tuple(f"{', '.join(names)}: {sentence}" for sentence, names in found.items())
 
@@ -59,7 +60,7 @@ def rim_contrast(volume: Volume) -> float:
     return float(data[head & ~below].mean()) / level if level > 0 else 0.0
 
 
-def _judge(volume: Volume) -> str:
+def _judge(volume: Volume, kind: Kind) -> str:
     """Return what is wrong with an image; empty if nothing is."""
     data = volume.data
     inside = data[data != 0]
@@ -69,6 +70,8 @@ def _judge(volume: Volume) -> str:
             f"The image holds only {values} different values besides 0, as a label map or a mask does. "
             "Check that this is the right file."
         )
+    if kind != "MRI":
+        return ""
     if corner_share(data) > CORNERS:
         return (
             "The background is not 0. Remove everything outside the brain (skull stripping), set it to 0, "

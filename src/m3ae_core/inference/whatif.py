@@ -22,7 +22,6 @@ from m3ae_core.events import Progress
 from m3ae_core.inference.predictor import Prediction, Predictor
 from m3ae_core.io.case import Case
 from m3ae_core.measure import voxel_ml
-from m3ae_core.memory import freed_memory_kept
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import REGIONS, LabelScheme, encode
 
@@ -118,19 +117,18 @@ def sweep(
     shared = Standardiser(case, predictor.config)
     subsets = sorted((s for s in modalities.subsets() if s <= given), key=len, reverse=True)
     yield Progress("subsets", 0, len(subsets))
-    with freed_memory_kept():
-        for count, subset in enumerate(subsets, 1):
-            events: Iterable[Progress | Prediction] = (
-                [known[subset]]
-                if subset in known
-                else predictor.run(case.only(*subset.present), scheme, shared, same_patient=same_patient)
-            )
-            for event in events:
-                if isinstance(event, Progress):
-                    yield replace(event, what=f"subset {count} of {len(subsets)}")
-                else:
-                    yield SubsetDone(subset, replace(event, probabilities={}, uncertainty=None))
-            yield Progress("subsets", count, len(subsets))
+    for count, subset in enumerate(subsets, 1):
+        events: Iterable[Progress | Prediction] = (
+            [known[subset]]
+            if subset in known
+            else predictor.run(case.only(*subset.present), scheme, shared, same_patient=same_patient)
+        )
+        for event in events:
+            if isinstance(event, Progress):
+                yield replace(event, what=f"subset {count} of {len(subsets)}")
+            else:
+                yield SubsetDone(subset, replace(event, probabilities={}, uncertainty=None))
+        yield Progress("subsets", count, len(subsets))
 
 
 def agreement(masks: Mapping[Subset, Mask]) -> Labels:

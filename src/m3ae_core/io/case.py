@@ -59,10 +59,10 @@ class Case:
     volumes: Mapping[str, Volume]
 
     def __post_init__(self) -> None:
-        present = self.modalities.subset(self.volumes).present
-        if not present:
+        names = self.modalities.ordered(self.subset)
+        if not names:
             raise no_sequence(f"The case {self.name} has no sequence", self.modalities)
-        fitting = fit_together({name: self.volumes[name] for name in present})
+        fitting = fit_together({name: self.volumes[name] for name in names}, self.modalities.kinds)
         object.__setattr__(self, "volumes", fitting)
 
     @property
@@ -124,7 +124,7 @@ class Case:
     def _keep(self, subset: Subset) -> Case:
         if not subset:
             raise no_sequence(f"The case {self.name} would be left without any sequence", self.modalities)
-        return replace(self, volumes={name: self.volumes[name] for name in subset.present})
+        return replace(self, volumes={name: self.volumes[name] for name in self.modalities.ordered(subset)})
 
 
 def read_case(
@@ -149,11 +149,12 @@ def read_case(
         If a name does not belong to the modality set, or the orientation is none.
     """
     refuse_questions(files)
-    names = modalities.subset(files.images).present
+    names = modalities.ordered(modalities.subset(files.images))
     if not names:
         raise no_sequence(f"The case {files.name} has no sequence", modalities)
     with ThreadPoolExecutor(len(names)) as pool:  # decompression runs beside the interpreter
-        volumes = dict(zip(names, pool.map(read_volume, (files.images[name] for name in names)), strict=True))
+        paths, kinds = [files.images[name] for name in names], [modalities.kinds[name] for name in names]
+        volumes = dict(zip(names, pool.map(read_volume, paths, kinds), strict=True))
     if orientation is not None:
         volumes = {name: oriented(volume, orientation) for name, volume in volumes.items()}
     if same_grid:

@@ -49,21 +49,23 @@ def find_two_patients(
         return ()
     paths = {name: volume.path for name, volume in volumes.items() if volume.path is not None}
     said = [*filter(None, (names_evidence(paths, modalities), folders_evidence(paths, modalities)))]
-    outline = outline_evidence(volumes)
+    outline = outline_evidence(
+        {name: volumes[name] for name in volumes if modalities.kinds.get(name, "MRI") == "MRI"}
+    )
     if not outline and len(said) < 2:
         return tuple(f"{sentence} {_FIX}" for sentence in said)
     problem = " ".join(["The images seem to be of two patients.", *said, *filter(None, [outline])])
     raise InputError(problem, _FIX, path=_folder_of(paths), code="two-patients")
 
 
-def names_evidence(paths: Mapping[str, Path], modalities: ModalitySet = BRATS) -> str:
+def names_evidence(paths: Mapping[str, Path], modalities: ModalitySet) -> str:
     """Return the first two files, given by sequence, whose names tell two subjects, as a sentence; empty if none."""
     subjects = {name: subject_in(path.name, modalities) for name, path in paths.items()}
     pair = _first_pair(subjects, lambda one, other: names_differ(subjects[one], subjects[other]))
     return _sentence("file names", {name: Path(paths[name].name) for name in pair})
 
 
-def folders_evidence(paths: Mapping[str, Path], modalities: ModalitySet = BRATS) -> str:
+def folders_evidence(paths: Mapping[str, Path], modalities: ModalitySet) -> str:
     """Return the first two files, given by sequence, whose folders tell two subjects, as a sentence; empty if none."""
     subjects = {name: folder_subjects(path, modalities) for name, path in paths.items()}
     pair = _first_pair(subjects, lambda one, other: folders_differ(subjects[one], subjects[other]))

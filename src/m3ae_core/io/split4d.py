@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.files import atomic_write, make_folder
 from m3ae_core.io.folders.matching import ENDINGS
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import KNOWN, ModalitySet
 
 #: Header fields that hold free text, in which converters keep names, dates and paths.
 _FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name")
@@ -39,7 +39,7 @@ def split_4d(path: Path, order: Sequence[str], folder: Path) -> tuple[Path, ...]
         If a file is there already (``exists``) or cannot be written (the codes of
         :func:`~m3ae_core.files.atomic_write`).
     """
-    if BRATS.subset(order) and len(set(order)) < len(order):
+    if ModalitySet(KNOWN).subset(order) and len(set(order)) < len(order):
         raise ConfigError("A sequence repeats in the order.", "Name each once.", code="modalities")
     image = _opened(path)
     if image.ndim != 4 or image.shape[3] != len(order):

@@ -14,6 +14,7 @@ from m3ae_core.io.affine import flaw
 from m3ae_core.io.align import to_one_grid
 from m3ae_core.io.background import without_background
 from m3ae_core.io.volume import Volume
+from m3ae_core.modalities import Kind
 
 #: Correlation from which two images count as one, rescaled (45 real cases, two sequences of one: at most 0.94).
 COPY = 0.99
@@ -21,8 +22,10 @@ COPY = 0.99
 _SAMPLE = 100_000
 
 
-def fit_together(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+def fit_together(volumes: Mapping[str, Volume], kinds: Mapping[str, Kind]) -> dict[str, Volume]:
     """Return the volumes, in their order, as a case can hold them; what was done to one is among its notes.
+
+    `kinds` tells the kind of each.
 
     Raises
     ------
@@ -32,7 +35,7 @@ def fit_together(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
     """
     for name, volume in volumes.items():
         _require_image(name, volume)
-    aligned, _ = to_one_grid({name: _on_zero(volume) for name, volume in volumes.items()})
+    aligned, _ = to_one_grid({name: _on_zero(volume, kinds[name]) for name, volume in volumes.items()})
     for first, second in combinations(aligned, 2):
         if abs(_correlation(aligned[first], aligned[second])) > COPY:
             raise _duplicate(first, second, volumes)
@@ -53,10 +56,10 @@ def _require_image(name: str, volume: Volume) -> None:
         )
 
 
-def _on_zero(volume: Volume) -> Volume:
+def _on_zero(volume: Volume, kind: Kind) -> Volume:
     """Return a volume whose background is 0."""
-    data, notes = without_background(volume.data)
-    return replace(volume, data=data, notes=(*volume.notes, *notes)) if notes else volume
+    data, notes = without_background(volume.data, kind)
+    return volume if data is volume.data else replace(volume, data=data, notes=(*volume.notes, *notes))
 
 
 def _correlation(first: Volume, second: Volume) -> float:

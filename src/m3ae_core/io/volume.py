@@ -29,6 +29,7 @@ from m3ae_core.files import atomic_write
 from m3ae_core.io.affine import Affine, contradict, describe, flaw, spacing_of
 from m3ae_core.io.background import without_background
 from m3ae_core.io.nifti import Declared, read_stream
+from m3ae_core.modalities import Kind
 
 #: Largest distance of a label value from an integer.
 LABEL_TOLERANCE = 1e-3
@@ -87,8 +88,8 @@ def voxel_sha256(data: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(data.T).data).hexdigest()
 
 
-def read_volume(path: Path | str) -> Volume:
-    """Read an MRI sequence from a `.nii` or `.nii.gz` file.
+def read_volume(path: Path | str, kind: Kind = "MRI") -> Volume:
+    """Read an image of a modality of this kind from a `.nii` or `.nii.gz` file.
 
     Returns float32 voxels (X, Y, Z) with the file's intensity scaling applied and a background of 0
     (:func:`~m3ae_core.io.background.without_background`). Whether the file is compressed is decided by its
@@ -107,7 +108,7 @@ def read_volume(path: Path | str) -> Volume:
     path = Path(path)
     with _naming(path):
         stored = _read(path)
-        data, notes = without_background(stored.values.astype(np.float32, copy=False))
+        data, notes = without_background(stored.values.astype(np.float32, copy=False), kind)
         _refuse_nonfinite(data)
         if data.min() == data.max():
             problem = f"All voxels have the value {data.flat[0]:g}."

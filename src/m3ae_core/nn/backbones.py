@@ -7,7 +7,7 @@ from typing import Any
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.nn.unet import ResidualUNet
-from m3ae_core.plugins import BackboneFactory, backbones, hook_implementation, plugin_manager
+from m3ae_core.plugins import BackboneFactory, backbones, hook_implementation, register_own
 
 
 class OwnModels:
@@ -27,9 +27,7 @@ def build_backbone(config: ModelConfig) -> Any:
     ConfigError
         If no installed package registers `config.network.name`.
     """
-    manager = plugin_manager()
-    if not manager.is_registered("m3ae-core"):
-        manager.register(OwnModels(), name="m3ae-core")
+    register_own("m3ae-core", OwnModels)
     known = backbones()
     if config.network.name not in known:
         raise ConfigError(

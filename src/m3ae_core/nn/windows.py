@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m3ae_core.config import InferenceConfig, Shape
-from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
 from m3ae_core.nn.unet import STRIDE
 
 Network = Callable[[Tensor], Tensor]
+#: Maps an image (N, d, h, w) and the voxel of the template that it begins at to one of the same shape.
+Fill = Callable[[Tensor, Shape], Tensor]
 
 #: The logit where no window was computed: a probability of 1e-13.
 NO_BRAIN = -30.0
@@ -36,29 +37,22 @@ class Extent(NamedTuple):
 
 
 def whole_logits(
-    network: Network,
-    image: Tensor,
-    missing: Tensor,
-    extent: Extent,
-    substitute: SubstituteImage,
-    inference: InferenceConfig,
+    network: Network, fill: Fill, image: Tensor, extent: Extent, inference: InferenceConfig
 ) -> Iterator[tuple[int, int, Tensor | None]]:
-    """Segment the `extent` of an image on the template, filled where modalities are missing.
+    """Segment the `extent` of an `image` (N, D, H, W) on the template.
 
     Parameters
     ----------
     network
         Maps (B, N, d, h, w) to logits (B, R, d, h, w); B is 2 where the model wants both mirror images, else 1.
-    image
-        (N, D, H, W) on the template.
-    missing
-        (N,) boolean, True = filled from the substitute.
+    fill
+        Puts something in the place of the modalities that are missing.
 
     Yields
     ------
     Windows done, windows in all, and None; with the last window, the logits (R, *extent.size).
     """
-    filled = fill_extent(image, missing, extent, substitute, inference)
+    filled = fill_extent(fill, image, extent, inference)
     views, brain = filled.image[None], filled.brain
     if inference.mirror:  # what is filled in is mirrored too, as in training; W runs from right to left
         views, brain = torch.cat([views, views.flip(-1)]), brain | brain.flip(-1)
@@ -82,13 +76,8 @@ class Filled(NamedTuple):
     before: Shape
 
 
-def fill_extent(
-    image: Tensor, missing: Tensor, extent: Extent, substitute: SubstituteImage, inference: InferenceConfig
-) -> Filled:
-    """Cut the extent out of an image (N, D, H, W), pad it to what the network takes, and fill what is missing.
-
-    The substitute is read at the corresponding place of the template, or, for released models, from its corner.
-    """
+def fill_extent(fill: Fill, image: Tensor, extent: Extent, inference: InferenceConfig) -> Filled:
+    """Cut the extent out of an image (N, D, H, W), pad it to what the network takes, and fill what is missing."""
     low, size = extent
     where = (slice(None), *(slice(first, first + side) for first, side in zip(low, size, strict=True)))
     if isinstance(inference.window, str):
@@ -96,11 +85,8 @@ def fill_extent(
     else:  # as published: windows fit the network whatever lies beside them
         d, h, w = (max(side, window) for side, window in zip(size, inference.window, strict=True))
     cut, before = pad_to(image[where], (d, h, w))
-    start = [first - b for first, b in zip(low, before, strict=True)]
-    if inference.substitute_origin == "window":
-        start = [0, 0, 0]
-    content = substitute.crop([start], (d, h, w))[0]
-    return Filled(fill(cut, content, missing[:, None, None, None]), (cut != 0).any(0), before)
+    start = (low[0] - before[0], low[1] - before[1], low[2] - before[2])
+    return Filled(fill(cut, start), (cut != 0).any(0), before)
 
 
 def pad_to(x: Tensor, size: Shape) -> tuple[Tensor, Shape]:

@@ -96,7 +96,7 @@ def _pack(
         )
         yield Progress("cases packed", number + 1, len(cases))
     parts.append(_write(folder, len(parts), waiting, numbers))
-    content = {"recipe": recipe.model_dump(mode="json"), "span": recipe.model.preprocess.span}
+    content = {"recipe": recipe.model_dump(mode="json"), "span": recipe.model.preprocess.default.span}
     write_json(folder / INDEX, {"format": FORMAT, **content, "parts": parts, "cases": about})
 
 

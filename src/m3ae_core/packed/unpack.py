@@ -13,6 +13,7 @@ from m3ae_core.config import Recipe, parse_recipe
 from m3ae_core.errors import InputError
 from m3ae_core.files import sha256
 from m3ae_core.io.weights import check_finite, require_fit
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.packed.parts import INDEX, read_index
 from m3ae_core.packed.train import read_result, read_state
@@ -43,7 +44,7 @@ def bundle_from_packed(folder: Path, stages: tuple[Path, Path], output: Path) ->
     check_finite({"substitute": second["substitute"]}, stages[1])
     card = _card(recipe, folder, len(index["cases"]))
     return save_bundle(
-        Bundle(recipe.model, second["substitute"].float(), autoencoder, segmenter, card), output
+        Bundle(M3AE.of(recipe.model, second["substitute"].float(), autoencoder, segmenter), card), output
     )
 
 

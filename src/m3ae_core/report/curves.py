@@ -11,9 +11,11 @@ from pydantic import BaseModel
 
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
+from m3ae_core.io.weights import load_pickle
 from m3ae_core.report.canvas import new_figure
 from m3ae_core.seal import file_is_whole
-from m3ae_core.training.record import LOG, SUBSTITUTE
+from m3ae_core.training.checkpoint import CHECKPOINT
+from m3ae_core.training.record import LOG, SUBSTITUTE, log_sha256
 
 
 class Line(BaseModel, strict=True):
@@ -32,7 +34,10 @@ def read_log(run: Path) -> tuple[list[Line], list[Line]]:
     Raises
     ------
     InputError
-        If the folder holds no log of a run, or one without an epoch.
+        If the folder holds no log of a run (``no-run``), one without an epoch (``no-epoch``), or one that was changed
+        since the run's checkpoint was written (``other-log``).
+    BundleError
+        If that checkpoint is damaged.
     """
     try:
         lines = (run / LOG).read_text("utf-8").splitlines(keepends=True)
@@ -40,19 +45,27 @@ def read_log(run: Path) -> tuple[list[Line], list[Line]]:
         epochs = [line for line in found if line.terms and line.step is None]
         validations = [line for line in found if line.dice]
         kinds = {frozenset(line.terms) for line in epochs}, {frozenset(line.dice) for line in validations}
-        if max(map(len, kinds)) > 1 or any(
-            {"terms", "by_subset"}.isdisjoint(line.model_fields_set) for line in found
-        ):
+        drawn = [{"terms", "by_subset"} & line.model_fields_set for line in found]
+        if max(map(len, kinds)) > 1 or not all(drawn):
             raise ValueError("lines that do not go together")
     except (OSError, ValueError, RecursionError) as error:
-        problem, fix = (
-            f"This folder holds no readable {LOG}.",
-            "Give the output folder of m3ae pretrain or finetune.",
-        )
+        problem = f"This folder holds no readable {LOG}."
+        fix = "Give the output folder of m3ae pretrain or finetune."
         raise InputError(problem, fix, path=run, code="no-run") from error
     if not epochs:
         raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
+    _require_unchanged(run)
     return epochs, validations
+
+
+def _require_unchanged(run: Path) -> None:
+    """Refuse a log that is not what the checkpoint says of it; one of an older version says nothing."""
+    if not (run / CHECKPOINT).exists():
+        return
+    state = load_pickle(run / CHECKPOINT)
+    if "log" in state and log_sha256(run, state.get("epoch")) != state["log"]:
+        problem = f"The {LOG} is not what it was when the run's checkpoint was written."
+        raise InputError(problem, "Copy the run's folder again.", path=run / LOG, code="other-log")
 
 
 def save_curves(run: Path, path: Path) -> Path:
@@ -60,8 +73,8 @@ def save_curves(run: Path, path: Path) -> Path:
 
     Raises
     ------
-    InputError
-        If the run has no finished epoch.
+    InputError, BundleError
+        If the log cannot be used, see :func:`read_log`.
     ConfigError
         If matplotlib is not installed.
     OutputError

@@ -11,7 +11,6 @@ from m3ae_core.evaluation.registry import Metric
 from m3ae_core.evaluation.results import Results, Score
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.store import scheme_of, slices_file
-from m3ae_core.regions import scheme_named
 from m3ae_core.report.canvas import data_uri
 from m3ae_core.report.plots import slices_plot
 
@@ -26,7 +25,7 @@ def examples(results: Results, scores: Sequence[Score], metric: Metric) -> Itera
         }
         slices = read_slices(slices_file(results.folder, model.fingerprint, case))
         where = f"{kind} {case}, {model.label}: the slice with most reference tumour"
-        plot = slices_plot(slices, values, scheme_named(scheme_of(results.record, case)))
+        plot = slices_plot(slices, values, scheme_of(results.record, case))
         yield f"{where}; {metric.label}, of the whole case.", data_uri(plot)
 
 

@@ -57,7 +57,7 @@ def save_figure(
         if name in standard.subset:
             draw_slice(panel, _on_black(standard.image[channel])[level], (0, 1), name)
         else:
-            image = bundle.substitute[channel].numpy()
+            image = bundle.model.images["substitute"][channel].numpy()
             title = f"{name}: missing\nsubstitute (learned)"
             draw_slice(panel, image[level], np.percentile(image, (1, 99)).tolist(), title)
             panel.title.set_color("orange")

@@ -56,12 +56,12 @@ def prepare(network: nn.Module, hardware: Hardware) -> None:
     Raises
     ------
     ConfigError
-        If a backbone of another package knows no gradient checkpointing.
+        If the network knows no gradient checkpointing.
     """
-    backbone: Any = network.get_submodule("backbone")
+    backbone: Any = getattr(network, "backbone", network)
     if hardware.checkpointing:
         if not hasattr(backbone, "checkpointing"):
-            problem = f"The backbone {type(backbone).__name__} knows no gradient checkpointing."
+            problem = f"The network {type(backbone).__name__} knows no gradient checkpointing."
             raise ConfigError(problem, "Train without it.", code="checkpointing")
         backbone.checkpointing = True
     if hardware.compile:

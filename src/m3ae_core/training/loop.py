@@ -1,4 +1,4 @@
-"""The one training loop, for both stages: a generator of events that resumes exactly where it was stopped.
+"""The one training loop, for every stage of every method: a generator of events that resumes exactly.
 
 Randomness is counter-based (see :mod:`m3ae_core.data.dataset`), so the state of a run is its parameters, its
 optimiser and the number of epochs done. Devices, precision and processes are Lightning Fabric's.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from m3ae_core.config import StageConfig
@@ -25,6 +25,7 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import save_checkpoint
+from m3ae_core.methods.method import Task
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.record import log_sha256
 from m3ae_core.training.schedule import Budget, Schedule, cosine
@@ -33,20 +34,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Task(nn.Module):
-    """What the loop needs of a task: a module that maps a batch to named loss terms, and its learning rates."""
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """Return the parameters to learn, with a learning rate for each group."""
-        raise NotImplementedError
-
-    def after_step(self) -> None:
-        """Do what has to follow every optimiser step; nothing by default."""
-
-    def validate(self, epoch: int) -> Validated | None:
-        """Measure the model after `epoch` epochs, where it is due; called in every process."""
-        del epoch
-        return None
+#: Measures the model after so many epochs, where it is due; called in every process.
+Validate = Callable[[int], Validated | None]
 
 
 @dataclass
@@ -68,6 +57,7 @@ class Run:
     """
 
     task: Task
+    validation: Validate
     model: Any
     optimizer: Any
     fabric: Fabric
@@ -111,7 +101,7 @@ class Run:
     def validate(self) -> Validated | None:
         """Validate where it is due; a budget remembers how long it takes."""
         started = time.monotonic()
-        validated = self.task.validate(self.epoch)
+        validated = self.validation(self.epoch)
         if self.budget is not None:
             self.budget.validation = max(self.budget.validation, time.monotonic() - started)
         return validated
@@ -134,7 +124,7 @@ class Run:
         return dict(zip(sums, means.tolist(), strict=True))
 
 
-def train(
+def fit(
     task: Task,
     samples: Samples[Any],
     stage: StageConfig,
@@ -142,15 +132,16 @@ def train(
     folder: Path,
     *,
     hardware: Hardware,
+    validate: Validate = lambda _: None,
     budget: Budget | None = None,
     keep_best: Callable[[Validated], None] | None = None,
     identity: str = "",
 ) -> Iterator[Event]:
     """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
 
-    Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, what
-    `task.validate` returns, and a :class:`Saved` per checkpoint. A `budget` of minutes takes the place
-    of the stage's epochs, and may cut the last one short. `keep_best` is called with every best validation;
+    Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, a
+    :class:`Validated` where `validate` gives one, and a :class:`Saved` per checkpoint. A `budget` of minutes takes the
+    place of the stage's epochs, and may cut the last one short. `keep_best` is called with every best validation;
     `identity` tells the run from others (:func:`~m3ae_core.training.identity.keep_identity`).
 
     Raises
@@ -164,7 +155,7 @@ def train(
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
     schedule = Schedule(stage.epochs, budget)
-    run = Run(task, model, optimizer, fabric, hardware.accumulate, folder, identity, budget)
+    run = Run(task, validate, model, optimizer, fabric, hardware.accumulate, folder, identity, budget)
     rates = [group["lr"] for group in optimizer.param_groups]
     run.load(schedule.epochs)
     yield Resumed(run.epoch)

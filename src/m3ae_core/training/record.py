@@ -28,11 +28,11 @@ RECIPE, CASES, BUNDLE, LOCK = "recipe.json", "cases.json", "bundle", ".lock"
 
 
 def recorded(
-    events: Iterable[Event], folder: Path, substitute: Callable[[], Tensor] | None = None
+    events: Iterable[Event], folder: Path, watched: Callable[[], Tensor | None] = lambda: None
 ) -> Iterator[Event]:
     """Pass `events` on, each after it was written to the run's `folder`.
 
-    `substitute` returns the substitute image (N, D, H, W) where it is being learned.
+    `watched` returns an image (N, D, H, W) that is being learned, if there is one.
     """
     board, epoch = _tensorboard(folder), 0
     for event in events:
@@ -47,8 +47,8 @@ def recorded(
                 _append(folder / LOG, {"epoch": epoch, "terms": terms})
                 _append(folder / TIMES, {"epoch": epoch, "seconds": round(seconds, 3)})
                 _plot(board, "epoch", terms, epoch)
-                if substitute is not None:
-                    _snapshot(folder / SUBSTITUTE, epoch, substitute(), board)
+                if (image := watched()) is not None:
+                    _snapshot(folder / SUBSTITUTE, epoch, image, board)
             case Validated(_, dice, by_subset):
                 _append(folder / LOG, {"epoch": epoch, "dice": dice, "by_subset": by_subset})
                 _plot(board, "dice", dice, epoch)

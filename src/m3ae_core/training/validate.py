@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from m3ae_core.config import FinetuneConfig, ModelConfig
+from m3ae_core.config import ModelConfig, StageConfig, SupervisedConfig
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.events import Validated
-from m3ae_core.methods.m3ae.networks import Segmenter
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
-from m3ae_core.modalities import Subset
+from m3ae_core.methods.method import Method
+from m3ae_core.modalities import ModalitySet, Subset
 from m3ae_core.nn.windows import Extent, whole_logits
 
 if TYPE_CHECKING:
@@ -21,32 +20,30 @@ if TYPE_CHECKING:
 
 
 class Validation:
-    """Mean Dice per region over cases and missing-modality situations, every `validate_every` epochs.
+    """Mean Dice per region over cases and subsets of their modalities, every `validate_every` epochs.
 
-    The cases are shared among the processes of `fabric`.
+    The cases are shared among the processes of `fabric`. Without cases, or in a stage without labels, it is never due.
     """
 
     def __init__(
-        self, model: ModelConfig, config: FinetuneConfig, cases: Sequence[CachedCase], fabric: Fabric
+        self, model: ModelConfig, stage: StageConfig, cases: Sequence[CachedCase], fabric: Fabric
     ) -> None:
-        self.model, self.config, self.cases, self.fabric = model, config, cases, fabric
-        modalities = model.modality_set
-        chosen = config.validate_on
-        self.subsets: tuple[Subset, ...] = (
-            modalities.subsets() if chosen == "all" else tuple(modalities.subset(names) for names in chosen)
-        )
+        self.model, self.stage, self.cases, self.fabric = model, stage, cases, fabric
+        self.subsets = subsets_of(stage, model.modality_set) if isinstance(stage, SupervisedConfig) else ()
 
     def due(self, epoch: int) -> bool:
         """Whether this epoch is one after which to validate."""
-        return bool(self.cases) and (epoch % self.config.validate_every == 0 or epoch == self.config.epochs)
+        if not isinstance(self.stage, SupervisedConfig):
+            return False
+        return bool(self.cases) and (epoch % self.stage.validate_every == 0 or epoch == self.stage.epochs)
 
     @torch.no_grad()
-    def run(self, epoch: int, segmenter: Segmenter, substitute: SubstituteImage) -> Validated:
-        """Segment every case in every situation, as inference will."""
+    def run(self, epoch: int, model: Method) -> Validated:
+        """Segment every case from every subset, as inference will."""
         regions = self.model.regions
         sums = torch.zeros(len(self.subsets), len(regions), dtype=torch.float64)
         for case in self.cases[self.fabric.global_rank :: self.fabric.world_size]:
-            sums += torch.tensor([self._dice(case, subset, segmenter, substitute) for subset in self.subsets])
+            sums += torch.tensor([self._dice(case, subset, model) for subset in self.subsets])
         total: Tensor = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")  # type: ignore[assignment]
         means = total.cpu() / len(self.cases)
         by_subset = {
@@ -55,20 +52,32 @@ class Validation:
         }
         return Validated(epoch, dict(zip(regions, means.mean(0).tolist(), strict=True)), by_subset)
 
-    def _dice(
-        self, case: CachedCase, subset: Subset, segmenter: Segmenter, substitute: SubstituteImage
-    ) -> list[float]:
-        device = substitute.image.device
+    def _dice(self, case: CachedCase, subset: Subset, model: Method) -> list[float]:
+        device = self.fabric.device
         image = torch.tensor(case.image, device=device)
-        missing = ~torch.tensor(subset.flags, device=device)
-        inference = self.model.inference
-        extent = Extent.of(inference, self.model.grid.shape, case.brain)
-        *_, (_, _, logits) = whole_logits(segmenter.predict, image, missing, extent, substitute, inference)
+        missing = ~torch.tensor(self.model.modality_set.flags(subset), device=device)
+        extent = Extent.of(self.model.inference, self.model.grid.shape, case.brain)
+        *_, (_, _, logits) = whole_logits(
+            lambda x: model.predict(x, missing),
+            lambda part, start: model.fill(part, missing, start),
+            image,
+            extent,
+            self.model.inference,
+        )
         assert logits is not None  # noqa: S101  the last window brings them
         target = torch.tensor(case.regions, device=device)
         mask = torch.zeros_like(target)
         mask[(slice(None), *(slice(a, a + n) for a, n in zip(*extent, strict=True)))] = logits > 0
         return [_hard_dice(p, y) for p, y in zip(mask, target, strict=True)]
+
+
+def subsets_of(stage: SupervisedConfig, modalities: ModalitySet) -> tuple[Subset, ...]:
+    """Return the subsets that a stage is validated from."""
+    if stage.validate_on == "all":
+        return modalities.subsets()
+    names = modalities.names
+    nested = tuple(names[lost:] for lost in range(len(names)))
+    return tuple(map(modalities.subset, nested if stage.validate_on == "nested" else stage.validate_on))
 
 
 def _hard_dice(prediction: Tensor, target: Tensor) -> float:

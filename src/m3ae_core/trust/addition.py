@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from m3ae_core.modalities import ModalitySet, Subset
+from m3ae_core.modalities import Subset
 from m3ae_core.trust.calibration import Calibration, Range
 
 
@@ -17,7 +17,7 @@ def best_addition(subset: Subset, calibration: Calibration | None) -> dict[str, 
     gains = {
         name: then
         for name in subset.missing
-        if (then := _measured(ModalitySet.named(subset.of).subset((*subset.present, name)), calibration))
+        if (then := _measured(Subset(subset.of, (*subset.present, name)), calibration))
     }
     if calibration is None or not now or not gains:
         return None

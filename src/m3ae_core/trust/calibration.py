@@ -110,7 +110,7 @@ class Calibration(_Frozen):
 
     def of_subset(self, subset: Subset) -> dict[str, Fit]:
         """Return the fit of each region with these sequences; empty if they took no part."""
-        return self.fits.get(str(subset), {})
+        return subset.entry(self.fits) or {}
 
 
 def _range(estimate: float, low: float, high: float, *, most: float) -> Range:

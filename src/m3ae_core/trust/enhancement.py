@@ -44,11 +44,11 @@ class Enhancement(BaseModel):
 
     def words(self, subset: Subset, whole: Evidence, enhancing: Evidence) -> dict[str, Any] | None:
         """Return the JSON-ready verdict on one case seen from `subset`; None if it would be a guess."""
-        accuracy = self.balanced_accuracy.get(str(subset), 0.0)
-        if accuracy < LEAST_ACCURACY:
+        accuracy, least = subset.entry(self.balanced_accuracy), subset.entry(self.least_share)
+        if accuracy is None or least is None or accuracy < LEAST_ACCURACY:
             return None
         return {
-            "likely": share(whole.soft_ml, enhancing.soft_ml) > self.least_share[str(subset)],
+            "likely": share(whole.soft_ml, enhancing.soft_ml) > least,
             "balanced_accuracy": accuracy,
             "cases": self.cases,
         }

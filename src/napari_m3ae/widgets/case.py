@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
-    QGridLayout,
+    QFormLayout,
     QHBoxLayout,
     QLabel,
     QMessageBox,
@@ -53,15 +53,14 @@ class CasePart(QWidget):
         self.folder_button = button(
             "Open folder…", "A folder with the sequences of one patient as NIfTI files.", self._open_folder
         )
-        self.files_button = button("Open files…", "One to four NIfTI files of one patient.", self._open_files)
+        self.files_button = button("Open files…", "NIfTI files of one patient.", self._open_files)
         self.sample_button = button(
             "Sample case",
             "A real case that is shipped with the plugin; nothing is downloaded.",
             self.opener.open_sample,
         )
-        self.statuses = {
-            slot.modality: text(f"What becomes of {slot.modality} in a run.") for slot in session.state.slots
-        }
+        self.sequences = QFormLayout()
+        self.statuses: dict[str, QLabel] = {}
         self.sides = text("What is known of left and right.", NO_ORIENTATION)
         self.swap = _tick(
             "Left and right are swapped in this file",
@@ -96,12 +95,7 @@ class CasePart(QWidget):
         column = QVBoxLayout(self)
         column.addWidget(text("", "Drop a folder or files here, or:"))
         column.addLayout(_row(self.folder_button, self.files_button, self.sample_button))
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        for index, (modality, status) in enumerate(self.statuses.items()):
-            grid.addWidget(QLabel(modality), index, 0)
-            grid.addWidget(status, index, 1)
-        column.addLayout(grid)
+        column.addLayout(self.sequences)
         column.addWidget(self.sides)
         column.addWidget(self.swap)
         column.addLayout(_row(QLabel("View"), self.side))
@@ -113,8 +107,7 @@ class CasePart(QWidget):
         """Show a state of the session."""
         for widget in (self.folder_button, self.files_button, self.sample_button):
             widget.setEnabled(state.phase == "idle")
-        for modality, status in self.opener.statuses.items():
-            self.statuses[modality].setText(status)
+        self._show_statuses(self.opener.statuses)
         sideless = self.opener.sideless
         _set_quietly(self.swap, any(map(layers.swapped, sideless)))
         self.sides.setVisible(bool(sideless) and not self.swap.isChecked())
@@ -125,6 +118,17 @@ class CasePart(QWidget):
             widget.setEnabled(some)
         self.grid.setEnabled(some or self.view.gridded)
         self._render_view()
+
+    def _show_statuses(self, statuses: Mapping[str, str]) -> None:
+        """Show what becomes of each sequence, in a row each."""
+        if statuses.keys() != self.statuses.keys():
+            for _ in self.statuses:
+                self.sequences.removeRow(0)
+            self.statuses = {name: text(f"What becomes of {name} in a run.") for name in statuses}
+            for name, label in self.statuses.items():
+                self.sequences.addRow(name, label)
+        for name, status in statuses.items():
+            self.statuses[name].setText(status)
 
     def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802  Qt's name
         """Accept files and folders of this computer."""

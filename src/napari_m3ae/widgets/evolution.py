@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QLabel, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSlider, QVBoxLayout, QWidget
 
-from napari_m3ae.runs import side_by_side
 from napari_m3ae.widgets.parts import text
-
-#: Width of the picture, in pixels.
-WIDTH = 330
+from napari_m3ae.widgets.plot import Plot
 
 
 class Evolution(QWidget):
@@ -23,8 +21,7 @@ class Evolution(QWidget):
         self.paths: list[Path] = []
         self.modalities: tuple[str, ...] = ()
         self.caption = text("Learned by the model, not a patient scan.")
-        self.picture = QLabel()
-        self.picture.setToolTip("Middle axial slice, the patient's right on the left.")
+        self.picture = Plot("Middle axial slice, the patient's right on the left.", 120)
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setMaximum(0)
         self.slider.setToolTip("Earlier and later in the training.")
@@ -53,9 +50,15 @@ class Evolution(QWidget):
             f"SYNTHETIC substitute image after epoch {epoch} (learned, not a patient scan): "
             + ", ".join(self.modalities)
         )
-        grey = side_by_side(path)
-        height, width = grey.shape
-        image = QImage(grey.tobytes(), width, height, width, QImage.Format.Format_Grayscale8)
-        self.picture.setPixmap(
-            QPixmap.fromImage(image).scaledToWidth(WIDTH, Qt.TransformationMode.SmoothTransformation)
-        )
+        self.picture.draw(lambda axes: draw_slices(axes, path))
+
+
+def draw_slices(axes: Any, path: Path) -> None:
+    """Draw the slices (N, H, W) of a file side by side, black at the 1st and white at the 99th percentile.
+
+    Rows run from anterior to posterior, and each slice from the patient's right to the left.
+    """
+    picture = np.hstack(list(np.load(path)))
+    low, high = np.percentile(picture, (1, 99))
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
+    axes.set_axis_off()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from qtpy.QtCore import QRectF, Qt
-from qtpy.QtGui import QPainter, QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -20,9 +17,9 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import qdebounced
 
-from m3ae_core.modalities import BRATS
 from napari_m3ae.explore import Explorer
-from napari_m3ae.widgets.parts import Table, button, text
+from napari_m3ae.widgets.parts import Table, Ticks, button, text
+from napari_m3ae.widgets.plot import Plot
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -45,11 +42,11 @@ class ExplorePart(QWidget):
         self.explorer = Explorer(session)
         self.substitute_button = button(
             "Show the substitute image",
-            "What the model puts in the place of a missing sequence, as four layers.",
+            "What the model puts in the place of a missing sequence, as a layer each.",
             self.explorer.show_substitute,
         )
-        self.histogram = _Histogram()
-        self.dropped = {name: QCheckBox(name) for name in BRATS.names}
+        self.histogram = Plot("Histogram of the substitute image of the sequence chosen below.", 90)
+        self.dropped = Ticks("Dropped", "Mask {} as a whole.")
         self.ratio = QDoubleSpinBox()
         self.ratio.setRange(0, 0.98)
         self.ratio.setSingleStep(0.025)
@@ -60,7 +57,6 @@ class ExplorePart(QWidget):
         self.seed = QSpinBox()
         self.seed.setToolTip("Draws the patches; the same seed masks the same patches.")
         self.shown = QComboBox()
-        self.shown.addItems(BRATS.names)
         self.shown.setToolTip("The sequence whose layers are shown.")
         self.live = QCheckBox("live")
         self.live.setToolTip("Reconstruct again whenever a control changes.")
@@ -74,22 +70,22 @@ class ExplorePart(QWidget):
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
-        idle = state.phase == "idle"
-        self.substitute_button.setEnabled(idle)
-        self.run_button.setEnabled(state.can_run)
+        if self.dropped.offer(names := [slot.modality for slot in state.slots]):
+            self.shown.clear()
+            self.shown.addItems(names)
+        _allow(self.substitute_button, state.phase == "idle", self.explorer.lacks("substitute"))
+        lacks = self.explorer.lacks("reconstruction")
+        _allow(self.run_button, state.can_run, lacks)
+        for widget in (self.dropped, self.ratio, self.seed, self.shown, self.live):
+            _allow(widget, True, lacks)
 
     def reconstruct(self) -> None:
         """Reconstruct with the present controls."""
-        dropped = [name for name, box in self.dropped.items() if box.isChecked()]
         self.explorer.reconstruct(
-            dropped, self.ratio.value() or None, self.seed.value(), self.shown.currentText()
+            self.dropped.ticked, self.ratio.value() or None, self.seed.value(), self.shown.currentText()
         )
 
     def _lay_out(self) -> None:
-        boxes = QHBoxLayout()
-        for name, box in self.dropped.items():
-            box.setToolTip(f"Mask {name} as a whole.")
-            boxes.addWidget(box)
         grid = QGridLayout()
         grid.setColumnStretch(1, 1)
         for row, (title, widget) in enumerate(
@@ -104,8 +100,7 @@ class ExplorePart(QWidget):
         column.addWidget(self.substitute_button)
         column.addWidget(self.histogram)
         column.addWidget(text("", EXPLAINED))
-        column.addWidget(QLabel("Dropped"))
-        column.addLayout(boxes)
+        column.addWidget(self.dropped)
         column.addLayout(grid)
         column.addLayout(run)
         column.addWidget(self.fidelity)
@@ -113,8 +108,7 @@ class ExplorePart(QWidget):
 
     def _connect(self) -> None:
         again = qdebounced(self._again, timeout=400)
-        for box in self.dropped.values():
-            box.toggled.connect(lambda _: again())
+        self.dropped.changed.connect(lambda: again())
         self.ratio.valueChanged.connect(lambda _: again())
         self.seed.valueChanged.connect(lambda _: again())
         self.shown.currentTextChanged.connect(self.explorer.show_sequence)
@@ -128,35 +122,13 @@ class ExplorePart(QWidget):
     def _fill(self) -> None:
         self.fidelity.fill(self.explorer.fidelity)
         self.fidelity.setVisible(self.explorer.reconstruction is not None)
-        self.histogram.draw(self.explorer.substitute.get(self.shown.currentText()))
+        image = self.explorer.substitute.get(self.shown.currentText())
+        self.histogram.draw(None if image is None else lambda axes: axes.hist(image.ravel(), 64))
 
 
-class _Histogram(QWidget):
-    """The histogram of the substitute image of the sequence that is shown."""
-
-    BINS, HEIGHT = 64, 60
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFixedHeight(self.HEIGHT)
-        self.setToolTip("Histogram of the substitute image of the sequence chosen below.")
-        self.draw(None)
-
-    def draw(self, image: np.ndarray | None) -> None:
-        """Show the histogram of `image`; None hides it."""
-        self.setVisible(image is not None)
-        counts, edges = np.histogram([] if image is None else image, self.BINS)
-        self._shares = counts / max(counts.max(), 1)
-        self._range = f"{edges[0]:.2g} to {edges[-1]:.2g}"
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802  Qt's name
-        """Draw the bars."""
-        painter = QPainter(self)
-        width, height = self.width() / self.BINS, self.height()
-        for index, share in enumerate(self._shares):
-            bar = QRectF(index * width, height * (1 - share), width, height * share)
-            painter.fillRect(bar, self.palette().highlight())
-        painter.setPen(self.palette().text().color())
-        painter.drawText(self.rect(), Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight, self._range)
-        painter.end()
+def _allow(widget: QWidget, allowed: bool, lacks: str | None) -> None:
+    """Enable a widget if it is `allowed`; what the model `lacks` for it is said in its tooltip instead of the help."""
+    if widget.property("help") is None:
+        widget.setProperty("help", widget.toolTip())
+    widget.setEnabled(allowed and lacks is None)
+    widget.setToolTip(lacks or widget.property("help"))

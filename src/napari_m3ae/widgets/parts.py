@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QCheckBox,
+    QHBoxLayout,
     QLabel,
     QPushButton,
     QScrollArea,
@@ -43,6 +46,48 @@ def scrollable(widget: QWidget) -> QScrollArea:
     area.setFrameShape(QScrollArea.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     return area
+
+
+class Ticks(QWidget):
+    """A tick for each modality of the model, in a row behind a title.
+
+    Parameters
+    ----------
+    title
+        What the row is about.
+    tooltip
+        What a tick means, with ``{}`` for the modality.
+    """
+
+    changed = Signal()
+
+    def __init__(self, title: str, tooltip: str) -> None:
+        super().__init__()
+        self.tooltip = tooltip
+        self.boxes: dict[str, QCheckBox] = {}
+        self.row = QHBoxLayout(self)
+        self.row.setContentsMargins(0, 0, 0, 0)
+        self.row.addWidget(QLabel(title))
+        self.row.addStretch()
+
+    @property
+    def ticked(self) -> list[str]:
+        """The modalities that are ticked."""
+        return [name for name, box in self.boxes.items() if box.isChecked()]
+
+    def offer(self, names: Iterable[str]) -> bool:
+        """Offer these modalities, unticked, if others were offered before; say whether that was so."""
+        names = tuple(names)
+        if names == tuple(self.boxes):
+            return False
+        for box in self.boxes.values():
+            box.setParent(None)
+        self.boxes = {name: QCheckBox(name) for name in names}
+        for name, box in self.boxes.items():
+            box.setToolTip(self.tooltip.format(name))
+            box.toggled.connect(lambda _: self.changed.emit())
+            self.row.insertWidget(self.row.count() - 1, box)
+        return True
 
 
 class Table(QTableWidget):

@@ -1,86 +1,72 @@
-"""Curves over epochs."""
+"""Plots in the panel, drawn by matplotlib."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
-from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPolygonF
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from m3ae_core.errors import ConfigError
+from m3ae_core.report.canvas import new_figure
 from napari_m3ae.runs import Points
+from napari_m3ae.widgets.parts import text
 
 
 class Plot(QWidget):
-    """Curves over epochs, with their last values as legend."""
+    """One plot in the colours of the panel, hidden until it is drawn; a sentence where matplotlib is not installed."""
 
-    COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
-    HEIGHT, MARGIN = 140, 16
-
-    def __init__(self, title: str, tooltip: str, *, log: bool) -> None:
+    def __init__(self, tooltip: str, height: int) -> None:
         super().__init__()
-        self.setFixedHeight(self.HEIGHT)
         self.setToolTip(tooltip)
-        self.title, self.log = title, log
-        self.series: dict[str, Points] = {}
+        self.setFixedHeight(height)
+        self.canvas: Any = None
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        self.setVisible(False)
 
-    def draw(self, series: dict[str, Points]) -> None:
-        """Show these curves; none hides the plot."""
-        self.series = series
-        self.setVisible(bool(series))
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: ARG002, N802  Qt's name
-        """Draw the curves, their range and their legend."""
-        curves = {name: self._scaled(points) for name, points in self.series.items()}
-        places = [point for points in curves.values() for point in points]
-        if not places:
+    def draw(self, paint: Callable[[Any], object] | None) -> None:
+        """Let `paint` draw on empty axes; None hides the plot."""
+        self.setVisible(paint is not None)
+        if paint is None:
             return
-        first, last = min(x for x, _ in places), max(x for x, _ in places)
-        low, high = (min(y for _, y in places), max(y for _, y in places)) if self.log else (0.0, 1.0)
-        box = QRectF(self.rect()).adjusted(2, self.MARGIN, -2, -self.MARGIN)
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(self.palette().mid().color())
-        painter.drawRect(box)
-        for colour, points in zip(self._colours(), curves.values(), strict=False):
-            painter.setPen(colour)
-            line = [
-                QPointF(
-                    box.left() + box.width() * (x - first) / max(last - first, 1),
-                    box.bottom() - box.height() * (y - low) / max(high - low, 1e-9),
-                )
-                for x, y in points
-            ]
-            painter.drawPolyline(QPolygonF(line))
-            for point in line if len(line) < 30 else ():
-                painter.drawEllipse(point, 1.5, 1.5)
-        self._write(painter, box, (first, last), (low, high))
-        painter.end()
+        if self.canvas is None:
+            self.canvas = _new_canvas()
+            self.column.addWidget(self.canvas)
+        if (figure := getattr(self.canvas, "figure", None)) is None:
+            return
+        from matplotlib import rc_context
 
-    def _scaled(self, points: Points) -> Points:
-        """Leave out what cannot be drawn."""
-        finite = [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not self.log)]
-        return [(x, math.log10(y)) for x, y in finite] if self.log else finite
+        figure.clear()
+        parts = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+        colours: dict[Any, Any] = dict.fromkeys(parts, self.palette().text().color().name())
+        with rc_context({**colours, "axes.facecolor": "none", "font.size": 7}):
+            paint(figure.add_subplot())
+            self.canvas.draw()
 
-    def _colours(self) -> list[QColor]:
-        return [QColor(self.COLOURS[i % len(self.COLOURS)]) for i in range(len(self.series))]
 
-    def _write(
-        self, painter: QPainter, box: QRectF, epochs: tuple[int, int], values: tuple[float, float]
-    ) -> None:
-        low, high = (10**value if self.log else value for value in values)
-        left, right = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
-        below = QRectF(box.left(), box.bottom(), box.width(), self.MARGIN)
-        painter.setPen(self.palette().text().color())
-        painter.drawText(below, left, f"epoch {epochs[0]}")
-        painter.drawText(below, right, str(epochs[1]))
-        painter.drawText(box.adjusted(4, 0, -4, 0), left | Qt.AlignmentFlag.AlignTop, f"{high:.2g}")
-        painter.drawText(box.adjusted(4, 0, -4, 0), left | Qt.AlignmentFlag.AlignBottom, f"{low:.2g}")
-        above = QRectF(box.left(), 0, box.width(), self.MARGIN)
-        painter.drawText(above, left, self.title)
-        for colour, (name, points) in reversed(list(zip(self._colours(), self.series.items(), strict=True))):
-            words = f"  {name} {points[-1][1]:.3g}"
-            painter.setPen(colour)
-            painter.drawText(above, right, words)
-            above.setRight(above.right() - painter.fontMetrics().horizontalAdvance(words))
+def draw_curves(axes: Any, title: str, series: dict[str, Points], *, log: bool) -> None:
+    """Draw curves over epochs, with their last values as legend; `log` for a logarithmic scale, else from 0 to 1."""
+    for name, points in series.items():
+        axes.plot(
+            *zip(*points, strict=True), ".-", linewidth=1, markersize=3, label=f"{name} {points[-1][1]:.3g}"
+        )
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("epoch")
+    if log:
+        axes.set_yscale("log", nonpositive="mask")
+    else:
+        axes.set_ylim(0, 1)
+    axes.legend(frameon=False)
+
+
+def _new_canvas() -> QWidget:
+    try:
+        figure = new_figure(3.5, 1.5, "none")
+    except ConfigError as error:
+        return text("", str(error))
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+    canvas: QWidget = FigureCanvasQTAgg(figure)
+    canvas.setStyleSheet("background: transparent")
+    return canvas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
-    QGridLayout,
+    QFormLayout,
     QHBoxLayout,
     QLabel,
     QVBoxLayout,
@@ -41,7 +42,8 @@ class SegmentPart(QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.rows = {slot.modality: _Row(session, slot.modality) for slot in session.state.slots}
+        self.choices = QFormLayout()
+        self.rows: dict[str, _Row] = {}
         self.models = _ModelChooser(session)
         self.plan = text("What a run will use and what it will substitute.")
         self.reliability = text("Measured on the model's validation cases with exactly these sequences.")
@@ -70,21 +72,14 @@ class SegmentPart(QWidget):
         self._lay_out()
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        grid.addWidget(QLabel("Use"), 0, 0)
-        grid.addWidget(QLabel("Image layer"), 0, 1)
-        for index, row in enumerate(self.rows.values(), start=1):
-            grid.addWidget(row.tick, index, 0)
-            grid.addWidget(row.layer.native, index, 1)
-        grid.addWidget(QLabel("Model"), len(self.rows) + 1, 0)
-        grid.addWidget(self.models, len(self.rows) + 1, 1)
+        self.choices.addRow("Use", QLabel("Image layer"))
+        self.choices.addRow("Model", self.models)
         saving = QHBoxLayout()
         saving.addWidget(self.numbers)
         saving.addWidget(self.scheme, 1)
         saving.addWidget(self.save_button, 2)
         column = QVBoxLayout(self)
-        column.addLayout(grid)
+        column.addLayout(self.choices)
         for widget in (self.plan, self.reliability, self.run_button, self.legend, self.probabilities):
             column.addWidget(widget)
         column.addLayout(saving)
@@ -93,8 +88,7 @@ class SegmentPart(QWidget):
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
-        for slot in state.slots:
-            self.rows[slot.modality].render(slot)
+        self._show_slots(state.slots)
         self.models.render(state.model)
         estimate = "" if state.seconds is None else f" It will take about {max(1, round(state.seconds))} s."
         self.plan.setText(state.plan + estimate)
@@ -112,6 +106,17 @@ class SegmentPart(QWidget):
             self.report_button,
         ):
             widget.setVisible(bool(state.result))
+
+    def _show_slots(self, slots: Sequence[Slot]) -> None:
+        """Show the slots, in a row each."""
+        if [slot.modality for slot in slots] != list(self.rows):
+            for _ in self.rows:
+                self.choices.removeRow(1)
+            self.rows = {slot.modality: _Row(self.session, slot.modality) for slot in slots}
+            for place, row in enumerate(self.rows.values(), 1):
+                self.choices.insertRow(place, row.tick, row.layer.native)
+        for slot in slots:
+            self.rows[slot.modality].render(slot)
 
     def save(self) -> None:
         """Ask where to, and save the segmentation on display."""

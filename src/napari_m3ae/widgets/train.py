@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,11 +16,11 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLa
 from m3ae_core.config import builtin_recipes
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.regions import SCHEMES
-from napari_m3ae.runs import Run
+from napari_m3ae.runs import Curves, Run
 from napari_m3ae.training import Training, start
 from napari_m3ae.widgets.evolution import Evolution
 from napari_m3ae.widgets.parts import button, text
-from napari_m3ae.widgets.plot import Plot
+from napari_m3ae.widgets.plot import Plot, draw_curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ class TrainPart(QWidget):
         super().__init__()
         self.session = session
         self.run: Run | None = None
+        self.curves = Curves({}, {})
         self.stage = QComboBox()
         for name, words in STAGES.items():
             self.stage.addItem(words, name)
@@ -86,8 +88,8 @@ class TrainPart(QWidget):
             "Copy as Python", "The program that does the same.", lambda: self._copy(lambda t: t.python)
         )
         self.state = text("The run that is followed.")
-        self.losses = Plot("Losses", "Mean of each term of the loss in every epoch; logarithmic.", log=True)
-        self.dice = Plot("Dice", "Mean Dice of each region over the validation cases.", log=False)
+        self.losses = Plot("Mean of each term of the loss in every epoch; logarithmic.", 160)
+        self.dice = Plot("Mean Dice of each region over the validation cases.", 160)
         self.substitute = Evolution()
         self.timer = QTimer(self)
         self.timer.setInterval(INTERVAL)
@@ -139,10 +141,16 @@ class TrainPart(QWidget):
         if run is not None:
             self.state.setText(f"{printable(run.folder.name)}\n{run.words()}")
             self.state.setToolTip(printable(run.folder))
-        curves = None if run is None else run.curves()
-        self.losses.draw({} if curves is None else curves.losses)
-        self.dice.draw({} if curves is None else curves.dice)
+        self._show_curves(Curves({}, {}) if run is None else run.curves())
         self.substitute.draw([] if run is None else run.substitutes(), () if run is None else run.modalities)
+
+    def _show_curves(self, curves: Curves) -> None:
+        """Draw the learning curves, if they are others than those on display."""
+        if curves == self.curves:
+            return
+        self.curves, (losses, dice) = curves, curves
+        self.losses.draw(partial(draw_curves, title="Losses", series=losses, log=True) if losses else None)
+        self.dice.draw(partial(draw_curves, title="Dice", series=dice, log=False) if dice else None)
 
     def _training(self) -> Training:
         """Return the training that the controls describe.

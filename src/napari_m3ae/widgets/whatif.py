@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
 
-from m3ae_core.modalities import BRATS
 from napari_m3ae.whatif import CHANGES, WhatIf
-from napari_m3ae.widgets.parts import Table, button, text
+from napari_m3ae.widgets.parts import Table, Ticks, button, text
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -27,7 +26,7 @@ class WhatIfPart(QWidget):
         super().__init__()
         self.session = session
         self.whatif = WhatIf(session)
-        self.without = {name: QCheckBox(name) for name in BRATS.names}
+        self.without = Ticks("Without", "Leave out {}, as if it had not been acquired.")
         self.compare_button = button(
             "Compare",
             "Segment with and without the ticked sequences, and show how the two differ.",
@@ -65,8 +64,9 @@ class WhatIfPart(QWidget):
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
+        self.without.offer(slot.modality for slot in state.slots)
         present, left_out = self.whatif.present, self._left_out()
-        for name, box in self.without.items():
+        for name, box in self.without.boxes.items():
             box.setVisible(name in present)
         self.compare_button.setEnabled(state.can_run and 0 < len(left_out) < len(present))
         enough = len(present) > 1
@@ -75,16 +75,9 @@ class WhatIfPart(QWidget):
 
     def _lay_out(self) -> None:
         self.subsets.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        boxes = QHBoxLayout()
-        boxes.addWidget(QLabel("Without"))
-        for name, box in self.without.items():
-            box.setToolTip(f"Leave out {name}, as if it had not been acquired.")
-            boxes.addWidget(box)
-        boxes.addStretch()
         column = QVBoxLayout(self)
         column.addWidget(text("", "How would the result change if a sequence had not been acquired?"))
-        column.addLayout(boxes)
-        for widget in (self.compare_button, self.compared, self.comparison, self.legend):
+        for widget in (self.without, self.compare_button, self.compared, self.comparison, self.legend):
             column.addWidget(widget)
         column.addSpacing(12)
         column.addWidget(text("", "And with every combination of the sequences that are present?"))
@@ -95,14 +88,13 @@ class WhatIfPart(QWidget):
         column.addStretch()
 
     def _connect(self) -> None:
-        for box in self.without.values():
-            box.toggled.connect(lambda _: self.render(self.session.state))
+        self.without.changed.connect(lambda: self.render(self.session.state))
         self.subsets.cellClicked.connect(self._show_row)
         self.subsets.cellActivated.connect(self._show_row)  # the Enter key
         self.whatif.changed.connect(self._fill)
 
     def _left_out(self) -> list[str]:
-        return [name for name in self.whatif.present if self.without[name].isChecked()]
+        return [name for name in self.without.ticked if name in self.whatif.present]
 
     def _fill(self) -> None:
         """Show what was found."""

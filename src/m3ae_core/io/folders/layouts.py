@@ -70,7 +70,7 @@ def sort_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
     folder = Path(folder)
     home = _images_folder(folder)
     paths = _nifti_files(home) or _one_each(home, modalities)
-    files = sort_files(paths, modalities, read_channels(home))
+    files = sort_files(paths, modalities, read_channels(home, modalities))
     if not paths and len(alike := _per_sequence(home, modalities)) == 1:
         files = next(iter(alike.values()))
     if not files.images and not files.questions:
@@ -142,13 +142,15 @@ def refuse_repeated_names(cases: Iterable[CaseFiles]) -> None:
         raise InputError(problem, "Give each case folder a name of its own.", code="case-repeats")
 
 
-def read_channels(folder: Path) -> Mapping[str, str] | None:
+def read_channels(folder: Path, modalities: ModalitySet) -> Mapping[str, str] | None:
     """Return the sequences of ``0000`` and so on by the ``dataset.json`` in a folder or above it, if there is one."""
     for place in (folder, folder.absolute().parent):
         try:
             content = json.loads((place / "dataset.json").read_text("utf-8"))
             named = content.get("channel_names") or content["modality"]
-            return {f"{int(key):04}": recognise(f"{value}.nii").kind for key, value in named.items()}
+            return {
+                f"{int(key):04}": recognise(f"{value}.nii", modalities).kind for key, value in named.items()
+            }
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
     return None
@@ -193,7 +195,7 @@ def _images_folder(folder: Path) -> Path:
 
 def _cases_among(paths: list[Path], folder: Path, search: _Search) -> list[tuple[Path | None, CaseFiles]]:
     """Return the cases that files of one folder are: none, one, or those of a flat cohort."""
-    channels = read_channels(folder)
+    channels = read_channels(folder, search.modalities)
     groups = _flat_cohort(paths, search.modalities, channels)
     if not groups:
         files = sort_files(paths, search.modalities, channels)

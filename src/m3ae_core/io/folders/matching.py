@@ -157,11 +157,11 @@ def _why(found: Recognised, chosen: Mapping[str, Path]) -> str:
 
 
 def _question(path: Path, found: Recognised) -> str:
-    flags = " or ".join(f"--{name.lower()} {printable(path.name)}" for name in found.candidates)
+    flags = " or ".join(f"--image {name}={printable(path.name)}" for name in found.candidates)
     column = " or ".join(found.candidates)
     split = (
         " Numbers have no fixed order: name the files after their sequences, put the dataset.json beside them, or "
-        "split a 4-D file with `m3ae split-4d FILE --order FLAIR,T1,T1c,T2 --output FOLDER`."
+        "split a 4-D file with `m3ae split-4d FILE --order NAME,NAME,… --output FOLDER`."
         if found.channel
         else ""
     )

@@ -24,7 +24,7 @@ def names_disagree(images: Mapping[str, Path], modalities: ModalitySet = BRATS) 
     return f"{'; '.join(wrong)}. Check which file is which sequence." if wrong else None
 
 
-def refuse_names_that_disagree(images: Mapping[str, Path], modalities: ModalitySet = BRATS) -> None:
+def refuse_names_that_disagree(images: Mapping[str, Path], modalities: ModalitySet) -> None:
     """Refuse what :func:`names_disagree` would tell.
 
     Raises

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from m3ae_core.io.folders import vocabulary as words_for
-from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.modalities import BRATS, KNOWN, ModalitySet
 
 #: File-name word of our own results, which are neither input nor reference when they lie beside a case.
 OWN_RESULT = "m3ae"
@@ -105,9 +105,9 @@ def _without_entities(plain: str) -> str:
 
 
 def _spellings(modalities: ModalitySet) -> dict[str, str]:
-    """Return all words that stand for a sequence; those of `modalities` count first."""
+    """Return all words that stand for a modality, known or of `modalities`; the latter count first."""
     spelled = dict(words_for.SEQUENCES)
-    for modality in (*BRATS, *modalities):
+    for modality in (*KNOWN, *modalities):
         spelled.update(dict.fromkeys(modality.tokens, modality.name))
     return spelled
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from m3ae_core.errors import ConfigError
 from m3ae_core.io.case import CaseFiles
-from m3ae_core.regions import SCHEMES, LabelScheme, scheme_named
+from m3ae_core.regions import LabelScheme, scheme_named
 
 
 def schemes_of(cases: Iterable[CaseFiles], rules: Sequence[str]) -> dict[str, LabelScheme]:
@@ -119,20 +119,7 @@ def with_schemes(
     return found
 
 
-def refuse_own_schemes(schemes: Mapping[str, LabelScheme]) -> None:
-    """Refuse a scheme of one's own, of which the results would keep nothing but the name.
-
-    Raises
-    ------
-    ConfigError
-        With code ``scheme``.
-    """
-    if own := sorted({scheme.name for scheme in schemes.values() if SCHEMES.get(scheme.name) != scheme}):
-        fix = f"Renumber the labels after one of {', '.join(SCHEMES)}."
-        raise ConfigError(f"A benchmark keeps no label scheme of one's own ({own[0]}).", fix, code="scheme")
-
-
 def scheme_words(schemes: Mapping[str, LabelScheme]) -> str:
     """Say which label schemes cases, by name, follow: ``label scheme (cases): brats2023 (12), brats2021 (3)``."""
-    counts = Counter(scheme.name for scheme in schemes.values())
+    counts = Counter(scheme.identity for scheme in schemes.values())
     return "label scheme (cases): " + ", ".join(f"{name} ({count})" for name, count in counts.items())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product, takewhile
 from pathlib import Path
 
-from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.modalities import ModalitySet
 
 Words = tuple[str, ...]
 
@@ -40,7 +40,7 @@ _CHANNEL = re.compile("000[0-9]")
 _SERIES_DIGITS = 4
 
 
-def subject_in(name: str, modalities: ModalitySet = BRATS) -> Words:
+def subject_in(name: str, modalities: ModalitySet) -> Words:
     """Return the words of a file's name that may tell its subject; none if nothing does.
 
     That is the label after ``sub``, ``patient`` and the like, else what precedes the sequence, without series numbers,
@@ -51,7 +51,7 @@ def subject_in(name: str, modalities: ModalitySet = BRATS) -> Words:
     return words[1:] if is_series else words
 
 
-def folder_subjects(path: Path, modalities: ModalitySet = BRATS) -> tuple[Words, ...]:
+def folder_subjects(path: Path, modalities: ModalitySet) -> tuple[Words, ...]:
     """Return, outermost first, the words of those of a file's folders whose names may tell its subject."""
     found = []
     for part in path.absolute().parent.parts[1:]:

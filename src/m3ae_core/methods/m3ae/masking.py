@@ -7,33 +7,15 @@ exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from m3ae_core.errors import ConfigError
+from m3ae_core.methods.situations import BoolArray, drop_existing
 
 if TYPE_CHECKING:
     from m3ae_core.config import FinetuneConfig, MaskingConfig, Shape
-
-BoolArray = npt.NDArray[np.bool_]
-
-
-def drop_modalities(
-    rng: np.random.Generator, count: int, max_dropped: int | None = None, *, uniform: bool = False
-) -> BoolArray:
-    """Drop zero to `max_dropped` (default: all but one) of `count` modalities ("Training and Inference").
-
-    The number dropped is uniform, then the subset of that size; with `uniform`, every subset is as likely. Returns
-    (N,), True = dropped.
-    """
-    limit = count - 1 if max_dropped is None else max_dropped
-    sizes = np.array([comb(count, size) if uniform else 1 for size in range(limit + 1)])
-    dropped = np.zeros(count, bool)
-    dropped[rng.choice(count, size=rng.choice(limit + 1, p=sizes / sizes.sum()), replace=False)] = True
-    return dropped
 
 
 def two_situations(rng: np.random.Generator, exists: BoolArray, config: FinetuneConfig) -> BoolArray:
@@ -46,23 +28,12 @@ def two_situations(rng: np.random.Generator, exists: BoolArray, config: Finetune
     uniform = config.situations == "uniform"
 
     def draw() -> BoolArray:
-        return _drop_existing(rng, exists, config.max_dropped, uniform=uniform)
+        return drop_existing(rng, exists, config.max_dropped, uniform=uniform)
 
     first, second = draw(), draw()
     while exists.sum() > 1 and not config.allow_identical_pair and (first == second).all():
         second = draw()
     return np.stack([first, second])
-
-
-def _drop_existing(
-    rng: np.random.Generator, exists: BoolArray, max_dropped: int | None, *, uniform: bool = False
-) -> BoolArray:
-    """Return what does not exist and a draw of what does, (N,); one modality always stays."""
-    count = int(exists.sum())
-    limit = count - 1 if max_dropped is None else min(max_dropped, count - 1)
-    dropped = ~exists
-    dropped[exists] = drop_modalities(rng, count, limit, uniform=uniform)
-    return dropped
 
 
 def mask_patches(rng: np.random.Generator, dropped: BoolArray, tokens: Shape, ratio: float) -> BoolArray:
@@ -105,7 +76,7 @@ def sample_mask(rng: np.random.Generator, exists: BoolArray, crop: Shape, config
 
     What was not acquired (False in `exists`, (N,)) is masked whatever is drawn, and counts towards the ratio.
     """
-    dropped = _drop_existing(rng, exists, config.max_dropped)
+    dropped = drop_existing(rng, exists, config.max_dropped)
     tokens: Shape = (crop[0] // config.patch, crop[1] // config.patch, crop[2] // config.patch)
     if not config.patches:
         return np.broadcast_to(dropped[:, None, None, None], (len(exists), *tokens)).copy()

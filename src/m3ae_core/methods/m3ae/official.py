@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from m3ae_core.bundle import Bundle
 from m3ae_core.config import ModelConfig, load_recipe
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.files import sha256
 from m3ae_core.io.weights import check_finite, load_pickle
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 
 Network = TypeVar("Network", MaskedAutoencoder, Segmenter)
@@ -50,8 +50,10 @@ def translate(released: Mapping[str, Tensor], heads: Mapping[str, str]) -> dict[
     return {ours.get(name, name): tensor for name, tensor in released.items()}
 
 
-def import_official(checkpoint: Path, pretrained: Path | None = None, *, origin: str | None = None) -> Bundle:
-    """Turn a released checkpoint into a bundle that runs under the ``official`` preset.
+def import_official(
+    checkpoint: Path, pretrained: Path | None = None, *, origin: str | None = None
+) -> tuple[M3AE, dict[str, Any]]:
+    """Turn a released checkpoint into a model that runs under the ``official`` preset, and its card.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ def import_official(checkpoint: Path, pretrained: Path | None = None, *, origin:
         "source_sha256": sha256(checkpoint),
         "licence": "that of the imported file; not stated by its authors",
     }
-    return Bundle(config, substitute, autoencoder, segmenter, card)
+    return M3AE.of(config, substitute, autoencoder, segmenter), card
 
 
 _LAST = ("conv4a", "conv4b", "conv4c", "conv4d")

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from m3ae_core.bundle import Bundle
 from m3ae_core.config import MaskingConfig, Shape
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid
-from m3ae_core.methods.m3ae.masking import BoolArray, mask_patches, patches_to_voxels
+from m3ae_core.methods.m3ae.masking import mask_patches, patches_to_voxels
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder
-from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.methods.m3ae.substitute import crop, fill
+from m3ae_core.methods.situations import BoolArray
 from m3ae_core.modalities import Subset
 from m3ae_core.nn.unet import STRIDE
 from m3ae_core.nn.windows import pad_to
+
+if TYPE_CHECKING:
+    from m3ae_core.methods.m3ae.method import M3AE
 
 
 class Fidelity(NamedTuple):
@@ -56,6 +59,8 @@ class Reconstruction:
         The template grid where the case lies: its affine leads to the case's own world.
     subset
         The sequences that the case has, whether dropped or not.
+    modalities
+        Names of the N sequences, in channel order.
     """
 
     image: FloatArray
@@ -64,11 +69,7 @@ class Reconstruction:
     output: FloatArray
     grid: Grid
     subset: Subset
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of the N sequences, in channel order."""
-        return self.subset.of
+    modalities: tuple[str, ...]
 
     @property
     def composite(self) -> FloatArray:
@@ -79,7 +80,7 @@ class Reconstruction:
     def error(self) -> FloatArray:
         """(N, D, H, W) float32, |output - image|; zero for sequences that the case lacks: nothing is known of them."""
         error: FloatArray = np.abs(self.output - self.image)
-        error[~np.array(self.subset.flags)] = 0
+        error[[name not in self.subset for name in self.modalities]] = 0
         return error
 
     def fidelity(self) -> dict[str, Fidelity]:
@@ -98,13 +99,13 @@ class Reconstruction:
 
 
 def reconstruct(
-    bundle: Bundle,
+    model: M3AE,
     case: Case,
     *,
     dropped: Collection[str] = (),
     ratio: float | None = None,
     seed: int = 0,
-    patch: int | None = None,
+    patch: int = MaskingConfig().patch,
 ) -> Reconstruction:
     """Mask a case and let the masked autoencoder reconstruct it: x_hat = F(S(x, x_sub)) of Eqn. 1, on the CPU.
 
@@ -120,48 +121,48 @@ def reconstruct(
     seed
         Draws the patches.
     patch
-        Side of a patch in template voxels. Patches are counted from the template's first voxel and cut at its end.
-        Default: what the model was pretrained with, as far as its card tells, else 16 (paper).
+        Side of a patch in template voxels, 16 in the paper; :func:`pretrained_patch` tells the model's own. Patches are
+        counted from the template's first voxel and cut at its end.
 
     Raises
     ------
     BundleError
-        If the bundle holds no masked autoencoder (``stage``) or its output is not finite (``nonfinite``).
+        If the model holds no masked autoencoder (``stage``) or its output is not finite (``nonfinite``).
     InputError
         If no sequence is left (``no-sequence``), or the case cannot be laid on the model's template.
     ConfigError
         If `dropped` names an unknown sequence (``modalities``), or `ratio` or `patch` is out of range (``masking``).
     """
-    if bundle.autoencoder is None:
+    if model.autoencoder is None:
         raise BundleError(
-            f"The bundle {bundle.name!r} holds no masked autoencoder and cannot reconstruct.",
+            "This model holds no masked autoencoder and cannot reconstruct.",
             "Use one that `m3ae pretrain` made, or import released weights together with their `--pretrained` ones.",
             code="stage",
         )
-    standard = standardise(case, bundle.config)
-    left = standard.subset & ~bundle.config.modality_set.subset(dropped)
+    standard = standardise(case, model.config)
+    left = standard.subset & ~model.config.modality_set.subset(dropped)
     if not left:
         raise InputError(
             f"All sequences of the case {case.name} are dropped: {', '.join(standard.subset.present)}.",
             "Keep at least one.",
             code="no-sequence",
         )
-    side = _card_patch(bundle) if patch is None else patch
-    masked = _draw_mask(~np.array(left.flags), bundle.config.grid.shape, side, ratio, seed)
-    filled, output = _run(bundle.autoencoder, standard.image, bundle.substitute, masked)
+    dropped_flags = ~np.array(standard.modalities.flags(left))
+    masked = _draw_mask(dropped_flags, model.config.grid.shape, patch, ratio, seed)
+    filled, output = _run(model.autoencoder, standard.image, model.substitute, masked)
     if not np.isfinite(output).all():
         raise BundleError(
-            f"The model {bundle.name!r} gave values that are not finite.",
-            "Use another model.",
-            code="nonfinite",
+            "The model gave values that are not finite.", "Use another model.", code="nonfinite"
         )
-    return Reconstruction(standard.image, filled, masked, output, standard.grid, standard.subset)
+    return Reconstruction(
+        standard.image, filled, masked, output, standard.grid, standard.subset, standard.modalities.names
+    )
 
 
-def _card_patch(bundle: Bundle) -> int:
-    """Return the side of the patches that the model was pretrained with; the paper's if its card does not tell."""
+def pretrained_patch(card: Mapping[str, Any]) -> int:
+    """Return the side of the patches that a model was pretrained with; the paper's if its card does not tell."""
     try:
-        return int(bundle.card["recipe"]["pretrain"]["masking"]["patch"])
+        return int(card["recipe"]["pretrain"]["masking"]["patch"])
     except (KeyError, TypeError, ValueError):
         return MaskingConfig().patch
 
@@ -199,7 +200,7 @@ def _run(
     # Beyond the template: the substitute where a sequence is masked as a whole, as when segmenting; else background.
     where = torch.from_numpy(masked.all(axis=(1, 2, 3)))[:, None, None, None].repeat(1, *size)
     where[inside] = torch.from_numpy(masked)
-    content = SubstituteImage.fixed(substitute).crop([[-b for b in before]], size)
+    content = crop(substitute, [-b for b in before], size)[None]
     filled = fill(padded[None], content, where[None])
     output = autoencoder.eval()(filled)[0][inside]
     return filled[0][inside].numpy().copy(), np.ascontiguousarray(output.numpy())

@@ -50,23 +50,25 @@ class SubstituteImage(nn.Module):
     def crop(self, starts: Sequence[Sequence[int]], size: Shape) -> Tensor:
         """Return the content (B, N, *size) that corresponds to crops of images on the template grid.
 
-        `starts` holds one voxel (d, h, w) per image of the batch. A crop may reach outside the template: there the
-        nearest template voxel is repeated.
+        `starts` holds one voxel (d, h, w) per image of the batch; see :func:`crop`.
         """
-        return torch.stack([self._crop(start, size) for start in starts])
+        return torch.stack([crop(self.image, start, size) for start in starts])
 
-    def _crop(self, start: Sequence[int], size: Shape) -> Tensor:
-        index = [
-            torch.arange(first, first + side, device=self.image.device).clamp(0, limit - 1)
-            for first, side, limit in zip(start, size, self.image.shape[1:], strict=True)
-        ]
-        inside = all(
-            first >= 0 and first + side <= limit
-            for first, side, limit in zip(start, size, self.image.shape[1:], strict=True)
-        )
-        if inside:  # a view: no copy of the whole image, and a cheap backward pass
-            return self.image[(slice(None), *(slice(f, f + s) for f, s in zip(start, size, strict=True)))]
-        return self.image[:, index[0]][:, :, index[1]][:, :, :, index[2]]
+
+def crop(image: Tensor, start: Sequence[int], size: Shape) -> Tensor:
+    """Return the content (N, *size) of an `image` (N, D, H, W) on the template from the voxel `start` (d, h, w) on.
+
+    It may reach outside the template: there the nearest template voxel is repeated.
+    """
+    axes = list(zip(start, size, image.shape[1:], strict=True))
+    if all(first >= 0 and first + side <= limit for first, side, limit in axes):
+        # A view: no copy of the whole image, and a cheap backward pass.
+        return image[:, *(slice(first, first + side) for first, side, _ in axes)]
+    d, h, w = (
+        torch.arange(first, first + side, device=image.device).clamp(0, limit - 1)
+        for first, side, limit in axes
+    )
+    return image[:, d][:, :, h][:, :, :, w]
 
 
 def fill(x: Tensor, substitute: Tensor, masked: Tensor) -> Tensor:

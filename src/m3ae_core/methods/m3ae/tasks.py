@@ -1,24 +1,18 @@
-"""What one training step computes, for each stage. A task turns a batch into named loss terms; their sum is the loss.
-
-The loop knows nothing of the method, and these know nothing of devices, optimisers or files.
-"""
+"""What one training step of each stage computes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
-from m3ae_core.config import FinetuneConfig, ModelConfig, PreprocessConfig, PretrainConfig, Shape
-from m3ae_core.data.augment import Augmentation
+from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
 from m3ae_core.data.dataset import Crop
-from m3ae_core.data.scanner import Scanner
-from m3ae_core.events import Validated
+from m3ae_core.events import Event, Inverted
 from m3ae_core.methods.m3ae.losses import (
     finetuning_loss,
     reconstruction_loss,
@@ -26,11 +20,13 @@ from m3ae_core.methods.m3ae.losses import (
     teacher_loss,
 )
 from m3ae_core.methods.m3ae.masking import patches_to_voxels, sample_mask, two_situations
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.methods.method import Method, Task
+from m3ae_core.methods.situations import BoolArray
+from m3ae_core.methods.supervised import AveragedTask, SupervisedDraw, SupervisedSample, label_weights
 from m3ae_core.nn.heads import ScaledLogits
-from m3ae_core.training.loop import Task
-from m3ae_core.training.validate import Validation
 
 
 class PretrainSample(NamedTuple):
@@ -45,22 +41,6 @@ class PretrainSample(NamedTuple):
     exists: Tensor
 
 
-class FinetuneSample(NamedTuple):
-    """One crop, its regions (R, D, H, W), and the two situations drawn for it (2, N; True = dropped).
-
-    `exists` (N,) tells which modalities were acquired.
-    """
-
-    image: Tensor
-    regions: Tensor
-    start: Shape
-    dropped: Tensor
-    exists: Tensor
-    augmentation: Augmentation
-    scanner: Scanner | None
-    weight: float
-
-
 @dataclass(frozen=True)
 class PretrainDraw:
     """Draws what is random about a sample of stage 1: its mask. Pretraining never looks at the labels."""
@@ -73,29 +53,12 @@ class PretrainDraw:
         return PretrainSample(crop.image, crop.start, torch.from_numpy(masked), torch.from_numpy(crop.exists))
 
 
-@dataclass(frozen=True)
-class FinetuneDraw:
+class FinetuneDraw(SupervisedDraw):
     """Draws what is random about a sample of stage 2: the two situations and the augmentation they share."""
 
-    config: FinetuneConfig
-    preprocess: PreprocessConfig
-
-    def __call__(self, crop: Crop, rng: np.random.Generator) -> FinetuneSample:
-        """Draw the situations and the augmentation of one crop."""
-        dropped = two_situations(rng, crop.exists, self.config)
-        count, depth = len(crop.exists), self.config.crop[0]
-        augmentation = Augmentation.draw(rng, self.config.augment, count, depth, self.preprocess.span)
-        scanner = Scanner.draw(rng, self.config.scanner, count) if self.config.scanner else None
-        return FinetuneSample(
-            crop.image,
-            crop.regions,
-            crop.start,
-            torch.from_numpy(dropped),
-            torch.from_numpy(crop.exists),
-            augmentation,
-            scanner,
-            crop.weight,
-        )
+    def situations(self, rng: np.random.Generator, exists: BoolArray) -> BoolArray:
+        """Draw the two situations (2, N), True = dropped."""
+        return two_situations(rng, exists, cast(FinetuneConfig, self.config))
 
 
 class PretrainTask(Task):
@@ -103,7 +66,7 @@ class PretrainTask(Task):
 
     def __init__(self, model: ModelConfig, config: PretrainConfig, substitute: SubstituteImage) -> None:
         super().__init__()
-        self.config = config
+        self.model_config, self.config = model, config
         self.autoencoder = MaskedAutoencoder(model)
         self.substitute = substitute
         if self.learns_substitute:
@@ -113,6 +76,21 @@ class PretrainTask(Task):
     def learns_substitute(self) -> bool:
         """Whether the substitute is learned, or stays as it is."""
         return self.substitute.image.requires_grad
+
+    @property
+    def trained(self) -> nn.Module:
+        """The autoencoder."""
+        return self.autoencoder
+
+    @property
+    def model(self) -> Method:
+        """The autoencoder and the substitute as they are now."""
+        return M3AE.of(self.model_config, self.substitute.image.detach().cpu(), self.autoencoder)
+
+    @property
+    def watched(self) -> Tensor | None:
+        """The substitute, where it is learned."""
+        return self.substitute.image if self.learns_substitute else None
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The substitute, where it is learned, has a learning rate of its own."""
@@ -143,77 +121,78 @@ class PretrainTask(Task):
 
 
 class InversionTask(PretrainTask):
-    """Eqn. 1 alone: the substitute that a trained autoencoder reconstructs best from; only the substitute learns."""
+    """Eqn. 1 alone: the substitute that a trained autoencoder reconstructs best from; only the substitute learns.
 
-    def __init__(
-        self, autoencoder: MaskedAutoencoder, model: ModelConfig, config: PretrainConfig, image: Tensor
-    ) -> None:
-        super().__init__(model, config, SubstituteImage.of(image))
-        self.autoencoder.load_state_dict(autoencoder.state_dict())
+    A segmenter of the model is kept.
+    """
+
+    def __init__(self, start: M3AE, config: PretrainConfig) -> None:
+        super().__init__(start.config, config, SubstituteImage.of(start.substitute))
+        self.start = start
+        self.autoencoder.load_state_dict(start.networks["autoencoder"].state_dict())
         self.autoencoder.requires_grad_(False)
+
+    @property
+    def model(self) -> Method:
+        """The model that it started from, with the substitute as it is now."""
+        image = self.substitute.image.detach().cpu()
+        return M3AE.restored(self.start.config, self.start.networks, {"substitute": image})
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The network stays as it is."""
         return super().parameter_groups()[1:]
 
+    def finished(self) -> Iterable[Event]:
+        """Say how the substitute has changed."""
+        return [change(self.model_config, self.start.substitute, self.substitute.image.detach().cpu())]
 
-class FinetuneTask(Task):
+
+def change(model: ModelConfig, before: Tensor, after: Tensor) -> Inverted:
+    """Say how a substitute (N, D, H, W) differs from what it was."""
+    pairs = {
+        name: (one.flatten(), two.flatten())
+        for name, one, two in zip(model.modalities, before, after, strict=True)
+    }
+    return Inverted(
+        {name: one.std().item() for name, (one, _) in pairs.items()},
+        {name: two.std().item() for name, (_, two) in pairs.items()},
+        {name: torch.corrcoef(torch.stack(pair))[0, 1].item() for name, pair in pairs.items()},
+    )
+
+
+class FinetuneTask(AveragedTask):
     """Stage 2 (Eqns. 2, 4, 5): segment two missing-modality situations of each case and keep their features alike."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: FinetuneConfig,
-        segmenter: Segmenter,
-        substitute: SubstituteImage,
-        validation: Validation | None = None,
-    ) -> None:
-        super().__init__()
-        self.preprocess, self.config, self.validation = model.preprocess, config, validation
-        self.segmenter = segmenter
-        self.substitute = substitute.requires_grad_(False)
-        self.average: AveragedModel | None = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(segmenter, multi_avg_fn=average)
-            self.average.requires_grad_(False)
+    config: FinetuneConfig
+
+    def __init__(self, config: FinetuneConfig, segmenter: Segmenter, start: M3AE) -> None:
+        super().__init__(segmenter, config)
+        self.start = start
+        self.substitute = SubstituteImage.fixed(start.substitute)
 
     @property
-    def deployed(self) -> Segmenter:
-        """The segmenter to validate and to keep: the moving average of the weights where there is one."""
-        return self.segmenter if self.average is None else cast(Segmenter, self.average.module)
+    def model(self) -> Method:
+        """The segmenter to keep, beside the autoencoder and the substitute that it started from."""
+        networks = {**self.start.networks, "segmenter": self.deployed}
+        return M3AE.restored(self.start.config, networks, self.start.images)
 
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """The substitute is frozen in stage 2."""
-        return [{"params": list(self.segmenter.parameters()), "lr": self.config.learning_rate}]
-
-    def after_step(self) -> None:
-        """Move the average towards the weights."""
-        if self.average is not None:
-            self.average.update_parameters(self.segmenter)
-
-    def validate(self, epoch: int) -> Validated | None:
-        """Measure the deployed segmenter in the recipe's situations, every so many epochs."""
-        if self.validation is None or not self.validation.due(epoch):
-            return None
-        return self.validation.run(epoch, self.deployed, self.substitute)
-
-    def forward(self, batch: Sequence[FinetuneSample]) -> dict[str, Tensor]:
+    def forward(self, batch: Sequence[SupervisedSample]) -> dict[str, Tensor]:
         """Return the terms of Eqn. 4; both situations of all samples go through the network as one batch."""
         with torch.autocast(self.substitute.image.device.type, enabled=False):  # images are made in float32
             views = torch.stack([self._views(sample) for sample in batch], dim=1)
         x = views[:2].flatten(0, 1)
         target = torch.stack([sample.augmentation.space(sample.regions) for sample in batch]).to(x.device)
-        logits, features = self.segmenter(x)
+        logits, features = self.network(x)
         logits = ScaledLogits(*(scale.float() for scale in logits))  # mixed precision ends before the losses
         compared = features.bottleneck if self.config.consistency_at == "bottleneck" else logits.quarter
+        weights = label_weights(batch)
         terms = finetuning_loss(
             logits,
             target.repeat(2, 1, 1, 1, 1),
             compared.float(),
             self.config.consistency_weight,
             self.config.segmentation_loss,
-            _weights(batch),
+            None if weights is None else 2 * weights,
         )
         if self.config.teacher:
             terms["teacher"] = self.config.teacher * teacher_loss(logits.full, self._taught(views[2]))
@@ -222,9 +201,9 @@ class FinetuneTask(Task):
     @torch.no_grad()
     def _taught(self, x: Tensor) -> Tensor:
         """Return the average's logits for `x`; before the first step it is the network itself."""
-        return self.deployed.predict(x).float()
+        return cast(Segmenter, self.deployed).predict(x).float()
 
-    def _views(self, sample: FinetuneSample) -> Tensor:
+    def _views(self, sample: SupervisedSample) -> Tensor:
         """Fill both situations at their place on the template first, then augment them alike: (2, N, D, H, W).
 
         With a teacher there is a third view, of all modalities that exist.
@@ -232,15 +211,9 @@ class FinetuneTask(Task):
         content = self.substitute.crop([sample.start], self.config.crop)
         image = sample.image.to(content.device, non_blocking=True)
         if sample.scanner is not None:
-            image = sample.scanner.apply(image, self.preprocess)
+            image = sample.scanner.apply(image, self.start.config.steps)
         dropped = sample.dropped
         if self.config.teacher:
             dropped = torch.cat([dropped, ~sample.exists[None]])
         views = fill(image[None], content, dropped[:, :, None, None, None].to(content.device))
         return sample.augmentation.space(sample.augmentation.intensity(views))
-
-
-def _weights(batch: Sequence[FinetuneSample]) -> list[float] | None:
-    """Return how much the labels of each image of both situations count; None where all count the same, 1."""
-    weights = [sample.weight for sample in batch]
-    return None if set(weights) == {1.0} else 2 * weights

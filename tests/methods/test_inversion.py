@@ -10,8 +10,8 @@ import torch
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.events import EpochDone, Inverted
 from m3ae_core.hardware import Hardware
-from m3ae_core.training.inversion import inversion_recipe, invert
-from m3ae_core.training.stages import Plan
+from m3ae_core.methods.m3ae.stages import Invert, inversion_recipe
+from m3ae_core.training.run import Plan, train
 from tiny import random_bundle, write_cases
 
 CPU = Hardware(device="cpu", workers=0)
@@ -29,22 +29,24 @@ def place(tmp_path_factory):
 
 def run(place, folder):
     start, cases = place[0] / "start", place[1]
-    recipe = inversion_recipe(load_bundle(start), epochs=2, learning_rate=0.05)
-    return invert(Plan(recipe, cases, folder, hardware=CPU), start)
+    bundle = load_bundle(start)
+    recipe = inversion_recipe(bundle.config, bundle.card, epochs=2, learning_rate=0.05)
+    return train(Plan(recipe, cases, folder, hardware=CPU), Invert(), pretrained=start)
 
 
 def test_only_the_substitute_changes_and_it_says_how(place, tmp_path):
     events = list(run(place, tmp_path))
     before, after = load_bundle(place[0] / "start"), load_bundle(tmp_path / "bundle")
     for network in ("autoencoder", "segmenter"):
-        theirs = getattr(before, network).state_dict()
+        theirs = getattr(before.model, network).state_dict()
         assert all(
-            torch.equal(tensor, theirs[name]) for name, tensor in getattr(after, network).state_dict().items()
+            torch.equal(tensor, theirs[name])
+            for name, tensor in getattr(after.model, network).state_dict().items()
         )
-    assert not torch.equal(before.substitute, after.substitute)
+    assert not torch.equal(before.model.substitute, after.model.substitute)
     said = next(event for event in events if isinstance(event, Inverted))
     for n, name in enumerate(before.config.modalities):
-        assert said.after[name] == pytest.approx(after.substitute[n].std().item(), rel=1e-2)
+        assert said.after[name] == pytest.approx(after.model.substitute[n].std().item(), rel=1e-2)
         assert -1 <= said.correlation[name] < 0.9999
     epochs = [event.terms["reconstruction"] for event in events if isinstance(event, EpochDone)]
     assert epochs[1] < epochs[0]
@@ -57,5 +59,5 @@ def test_it_resumes_bit_exactly(place, tmp_path):
     list(islice(stopped, 4 + 5))
     stopped.close()
     list(run(place, tmp_path / "stopped"))
-    images = [load_bundle(tmp_path / name / "bundle").substitute for name in ("whole", "stopped")]
+    images = [load_bundle(tmp_path / name / "bundle").model.substitute for name in ("whole", "stopped")]
     assert torch.equal(*images)

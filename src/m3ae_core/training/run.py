@@ -1,43 +1,41 @@
-"""The two stages from a folder of cases to a bundle: cache, task, loop, and the run folder.
+"""A stage of any method, from cases to a bundle: cache, task, loop, and the run folder.
 
 A run folder holds ``recipe.json``, ``cases.json`` (what it learns from, by name and content), the record
 (:mod:`m3ae_core.training.record`), ``checkpoint.pt`` (the last state, to resume from), ``best`` (the bundle of the best
-validation) and, at the end, ``bundle``. The cache of decoded cases lies beside the run folders, so that both stages
+validation) and, at the end, ``bundle``. The cache of decoded cases lies beside the run folders, so that all stages
 share it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
-from m3ae_core.config import Recipe, StageConfig
-from m3ae_core.data.dataset import CachedCase, Crop, Sample, Samples, cache_case
+from m3ae_core.config import Recipe
+from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
-from m3ae_core.errors import BundleError, ConfigError, InputError, OutputError
+from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
 from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.case import CaseFiles
-from m3ae_core.methods.m3ae.networks import Segmenter
-from m3ae_core.methods.m3ae.substitute import SubstituteImage
-from m3ae_core.methods.m3ae.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
+from m3ae_core.methods.method import Stage, Task
+from m3ae_core.methods.registry import method_named
 from m3ae_core.regions import BRATS_2023, LabelScheme
 from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
-from m3ae_core.training.loop import train
+from m3ae_core.training.loop import fit
 from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
 from m3ae_core.training.schedule import Budget, most_epochs
 from m3ae_core.training.validate import Validation
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What both stages are told: the recipe, the cases, where results go, and what computes them.
+    """What a stage is told: the recipe, the cases, where results go, and what computes them.
 
     `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says
     how much the labels of single cases count (1). The cases
@@ -66,162 +64,145 @@ class Plan:
     name_cases: bool = False
     budget: Budget | None = None
 
-    def settings(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+    def settings(self, stage: Stage) -> dict[str, Any]:
         """Return what a stage obeys; defaults are left out, so that a setting added later makes no other run of it."""
         content = self.recipe.model_dump(mode="json", exclude_defaults=True)
-        return {part: content.get(part) for part in ("model", stage)}
+        return {part: content.get(part) for part in ("model", stage.name)}
 
-    def samples(
-        self,
-        cases: Sequence[CachedCase],
-        stage: StageConfig,
-        draw: Callable[[Crop, np.random.Generator], Sample],
-    ) -> Samples[Sample]:
+    def samples(self, cases: Sequence[CachedCase], stage: Stage) -> Samples[Any]:
         """Return the samples of a stage, for as many epochs as there can be."""
-        epochs = most_epochs(stage.epochs, self.budget)
-        return Samples(cases, stage.model_copy(update={"epochs": epochs}), draw)
+        settings = stage.settings(self.recipe)
+        epochs = most_epochs(settings.epochs, self.budget)
+        return Samples(cases, settings.model_copy(update={"epochs": epochs}), stage.draw(self.recipe))
 
-    def card(self, stage: str) -> dict[str, Any]:
+    def card(self, stage: Stage, start: Bundle | None, measured: Mapping[str, Any]) -> dict[str, Any]:
         """Return the card of a bundle made by this plan: how many cases and a hash of their list, names if asked."""
         names = [case.name for case in self.cases]
-        return {
-            "name": f"{self.recipe.model.preset} {stage}",
-            "stage": stage,
+        fresh = {
+            "name": f"{self.recipe.model.preset} {stage.makes}",
+            "stage": stage.makes,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "precision": self.hardware.precision,
             "training_case_count": len(names),
             "training_cases_sha256": list_sha256(names),
             **({"training_cases": names} if self.name_cases else {}),
             "recipe": self.recipe.model_dump(mode="json"),
+            **measured,
         }
+        return stage.card(fresh, start.card if start else None)
 
 
-def pretrain(plan: Plan) -> Iterator[Event]:
-    """Stage 1: learn the masked autoencoder and the substitute image; ends with ``bundle`` in the run folder.
+def train(
+    plan: Plan,
+    stage: Stage | None = None,
+    *,
+    pretrained: Path | None = None,
+    validation: Sequence[CaseFiles] = (),
+) -> Iterator[Event]:
+    """Run one stage of the recipe's method; ends with ``bundle`` in the run folder, and goes on where it was stopped.
 
-    Cases need no labels, and may lack modalities.
+    Training cases may lack modalities. With `validation` cases, which must be complete, the bundle of the best
+    validation is kept as ``best``.
 
-    Raises
-    ------
-    InputError, ConfigError, OutputError
-        If a case, the recipe or the run folder cannot be used; nothing is trained then.
-    """
-    recipe, config, fabric = plan.recipe, plan.recipe.pretrain, launch(plan.hardware)
-    with run_folder(plan, "pretrain", fabric):
-        cached = yield from cached_cases(plan.cases, plan, fabric, labelled=False)
-        identity = run_identity(plan, "pretrain", fabric, cached)
-        torch.manual_seed(config.seed)
-        task = PretrainTask(recipe.model, config, starting_substitute(recipe, cached))
-        prepare(task.autoencoder, plan.hardware)
-        events = train(
-            task,
-            plan.samples(cached, config, PretrainDraw(config)),
-            config,
-            fabric,
-            plan.folder,
-            hardware=plan.hardware,
-            budget=plan.budget,
-            identity=identity,
-        )
-        learned = task.substitute if task.learns_substitute else None
-        epochs = yield from record_run(events, plan, fabric, learned)
-        if fabric.is_global_zero:
-            image = task.substitute.image.detach().cpu()
-            bundle = Bundle(recipe.model, image, task.autoencoder.cpu(), None, plan.card("pretrained"))
-            yield Saved(str(save_bundle(bundle, plan.folder / BUNDLE)), epochs)
-
-
-def finetune(plan: Plan, pretrained: Path, validation: Sequence[CaseFiles] = ()) -> Iterator[Event]:
-    """Stage 2: start from the bundle `pretrained`, learn to segment; ends with ``bundle``, which holds both networks.
-
-    A bundle of stage 1 gives its autoencoder's weights, one that segments already gives its segmenter's.
-    Training cases may lack modalities: situations are drawn among those that they have. With `validation` cases, which
-    must be complete, the bundle of the best validation is kept as ``best``.
+    Parameters
+    ----------
+    stage
+        The method's only one if left out.
+    pretrained
+        Folder of the bundle to start from, for stages that need one.
 
     Raises
     ------
     InputError, ConfigError, OutputError, BundleError
         If a case, the recipe, the bundle or the run folder cannot be used; nothing is trained then.
     """
-    recipe, config, start = plan.recipe, plan.recipe.finetune, pretrained_bundle(pretrained, plan.recipe)
-    _refuse_incomplete(validation, recipe)
+    stage = stage or only_stage(plan.recipe)
+    start = None if pretrained is None else starting_bundle(pretrained, plan.recipe)
+    begun_with = start.model if start else None
+    stage.require(begun_with)
+    _refuse_incomplete(validation, plan.recipe)
     fabric = launch(plan.hardware)
-    with run_folder(plan, "finetune", fabric):
-        cached = yield from cached_cases(plan.cases, plan, fabric)
+    with run_folder(plan, stage, fabric):
+        cached = yield from cached_cases(plan.cases, plan, fabric, labelled=stage.labelled)
         held_out = yield from cached_cases(validation, plan, fabric)
-        identity = run_identity(plan, "finetune", fabric, cached, held_out, start.fingerprint)
-        torch.manual_seed(config.seed)
-        segmenter = starting_segmenter(recipe, start)
-        checks = Validation(recipe.model, config, held_out, fabric)
-        task = FinetuneTask(recipe.model, config, segmenter, SubstituteImage.fixed(start.substitute), checks)
-        prepare(segmenter, plan.hardware)
+        identity = run_identity(plan, stage, fabric, (cached, held_out), start)
+        torch.manual_seed(stage.settings(plan.recipe).seed)
+        task = stage.task(plan.recipe, begun_with, cached)
+        prepare(task.trained, plan.hardware)
+        checks = Validation(plan.recipe.model, stage.settings(plan.recipe), held_out, fabric)
 
         def keep(name: str, measured: dict[str, Any]) -> Path:
-            card = {**plan.card("segmenter"), **measured}
-            return save_bundle(
-                Bundle(recipe.model, start.substitute, start.autoencoder, task.deployed, card),
-                plan.folder / name,
-            )
+            return save_bundle(Bundle(task.model, plan.card(stage, start, measured)), plan.folder / name)
 
         def keep_best(validated: Validated) -> None:
             if fabric.is_global_zero:
                 keep("best", {"epoch": validated.epoch, "validation_dice": validated.by_subset})
 
-        events = train(
+        events = fit(
             task,
-            plan.samples(cached, config, FinetuneDraw(config, recipe.model.preprocess)),
-            config,
+            plan.samples(cached, stage),
+            stage.settings(plan.recipe),
             fabric,
             plan.folder,
             hardware=plan.hardware,
             budget=plan.budget,
+            validate=lambda epoch: checks.run(epoch, task.model) if checks.due(epoch) else None,
             keep_best=keep_best,
             identity=identity,
         )
-        epochs = yield from record_run(events, plan, fabric)
+        epochs = yield from record_run(events, plan, fabric, task)
         if fabric.is_global_zero:
+            yield from task.finished()
             yield Saved(str(keep(BUNDLE, {"epoch": epochs})), epochs)
+
+
+def stage_named(recipe: Recipe, name: str) -> Stage:
+    """Return a stage of the recipe's method.
+
+    Raises
+    ------
+    ConfigError
+        If the method has no such stage (``no-stage``).
+    """
+    stages = method_named(recipe.model.method).stages()
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    raise ConfigError(
+        f"The method {recipe.model.method} has no stage {name!r}.",
+        f"It is trained by {' and '.join(f'm3ae {stage.name}' for stage in stages)}.",
+        code="no-stage",
+    )
+
+
+def only_stage(recipe: Recipe) -> Stage:
+    """Return the only stage of the recipe's method.
+
+    Raises
+    ------
+    ConfigError
+        If it has several (``no-stage``).
+    """
+    stages = method_named(recipe.model.method).stages()
+    return stages[0] if len(stages) == 1 else stage_named(recipe, "train")
 
 
 def run_identity(
     plan: Plan,
-    stage: Literal["pretrain", "finetune"],
+    stage: Stage,
     fabric: Fabric,
-    cases: Sequence[CachedCase],
-    validation: Sequence[CachedCase] = (),
-    pretrained: str | None = None,
+    cases: tuple[Sequence[CachedCase], Sequence[CachedCase]],
+    start: Bundle | None,
 ) -> str:
     """Do what :func:`keep_identity` does in the first process, which alone writes checkpoints; the others have none."""
     if not fabric.is_global_zero:
         return ""
-    return keep_identity(plan.folder, cases, validation, pretrained, plan.settings(stage))
-
-
-def starting_segmenter(recipe: Recipe, start: Bundle) -> Segmenter:
-    """Return the segmenter that stage 2 starts from: the bundle's own, its autoencoder's weights, or random ones."""
-    segmenter = Segmenter(recipe.model)
-    if recipe.finetune.pretrained and start.segmenter is not None:
-        segmenter.load_state_dict(start.segmenter.state_dict())
-    elif recipe.finetune.pretrained and start.autoencoder is not None:
-        segmenter = Segmenter.from_pretrained(recipe.model, start.autoencoder)
-    return segmenter
-
-
-def starting_substitute(recipe: Recipe, cases: Sequence[CachedCase]) -> SubstituteImage:
-    """Return the substitute that stage 1 starts from: noise to be learned from, or one that stays as it is."""
-    config, shape = recipe.pretrain.substitute, recipe.model.grid.shape
-    if config.kind == "learned":
-        return SubstituteImage(len(recipe.model.modalities), shape, config.init_std)
-    image = torch.zeros(len(recipe.model.modalities), *shape)
-    if config.kind == "mean":
-        counts = np.sum([case.exists for case in cases], axis=0).clip(1)
-        for case in cases:
-            image += torch.from_numpy(np.array(case.image) / counts[:, None, None, None].astype(np.float32))
-    return SubstituteImage.fixed(image)
+    pretrained = None if start is None else start.fingerprint
+    return keep_identity(plan.folder, *cases, pretrained, plan.settings(stage))
 
 
 @contextmanager
-def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabric) -> Iterator[None]:
+def run_folder(plan: Plan, stage: Stage, fabric: Fabric) -> Iterator[None]:
     """Make and lock a run folder and store the recipe in it; a folder of another recipe is left as it is.
 
     The first process does so, the others wait for it.
@@ -241,7 +222,7 @@ def run_folder(plan: Plan, stage: Literal["pretrain", "finetune"], fabric: Fabri
         ensure_writable(make_folder(needed) / LOCK)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            _keep_recipe(folder / RECIPE, plan.recipe, stage)
+            _keep_recipe(folder / RECIPE, plan.recipe, stage.name)
             remove_left_over(folder)
             fabric.barrier()
             yield
@@ -257,18 +238,15 @@ def cache_folder(folder: Path) -> Path:
     return folder.absolute().parent / "cache"
 
 
-def pretrained_bundle(path: Path, recipe: Recipe) -> Bundle:
-    """Read the bundle of stage 1 to go on from.
+def starting_bundle(path: Path, recipe: Recipe) -> Bundle:
+    """Read the bundle to go on from.
 
     Raises
     ------
     BundleError, ConfigError
-        If it cannot be read or holds no autoencoder, or is of another model than the recipe's.
+        If it cannot be read, or is of another model than the recipe's.
     """
     start = load_bundle(path)
-    if start.autoencoder is None:
-        problem = "This bundle holds no masked autoencoder to start from."
-        raise BundleError(problem, "Run `m3ae pretrain` first.", path=path)
     if start.config != recipe.model:
         raise ConfigError(
             "The recipe describes another model than the pretrained bundle.",
@@ -291,12 +269,12 @@ def _refuse_incomplete(validation: Sequence[CaseFiles], recipe: Recipe) -> None:
 
 
 def record_run(
-    events: Iterable[Event], plan: Plan, fabric: Fabric, substitute: SubstituteImage | None = None
+    events: Iterable[Event], plan: Plan, fabric: Fabric, task: Task
 ) -> Generator[Event, None, int]:
     """Pass on the events of the first process, recorded; the others only take part. Returns the epochs done."""
     epochs = 0
     if fabric.is_global_zero:
-        events = recorded(events, plan.folder, None if substitute is None else lambda: substitute.image)
+        events = recorded(events, plan.folder, lambda: task.watched)
     for event in events:
         if isinstance(event, Resumed | EpochDone):
             epochs = event.epoch
@@ -305,7 +283,7 @@ def record_run(
     return epochs
 
 
-def _keep_recipe(path: Path, recipe: Recipe, stage: Literal["pretrain", "finetune"]) -> None:
+def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
     """Store the recipe of a run; where the run has begun, refuse to go on with another.
 
     One that lacks a setting is another: an older version may have computed otherwise where nothing could be set.

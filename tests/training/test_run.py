@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -17,20 +16,22 @@ from m3ae_core.hardware import Hardware
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import CaseFiles, find_case, read_case
 from m3ae_core.io.weights import load_pickle
-from m3ae_core.training import stages
-from m3ae_core.training.stages import Plan
+from m3ae_core.methods.m3ae.stages import Finetune, Pretrain, starting_segmenter
+from m3ae_core.training import run as runs_of
+from m3ae_core.training.run import Plan, train
 from runs import flat
-from tiny import RECIPE, write_cases
+from tiny import RECIPE, with_substitute, write_cases
 
 CPU = Hardware(device="cpu", workers=0)
 
 
 def pretrain(recipe, cases, folder, hardware=CPU):
-    return stages.pretrain(Plan(recipe, cases, folder, hardware=hardware))
+    return train(Plan(recipe, cases, folder, hardware=hardware), Pretrain())
 
 
 def finetune(recipe, cases, pretrained, folder, validation=(), hardware=CPU):
-    return stages.finetune(Plan(recipe, cases, folder, hardware=hardware), pretrained, validation)
+    plan = Plan(recipe, cases, folder, hardware=hardware)
+    return train(plan, Finetune(), pretrained=pretrained, validation=validation)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_pretraining_reports_and_learns(first_stage):
 def test_the_substitute_moves_from_its_noise(first_stage):
     torch.manual_seed(RECIPE.pretrain.seed)
     bundle = load_bundle(first_stage[0] / "bundle")
-    assert bundle.segmenter is None
-    assert bundle.substitute.std() < 1  # the regulariser pulls it in
+    assert bundle.model.segmenter is None
+    assert bundle.model.substitute.std() < 1  # the regulariser pulls it in
 
 
 def test_a_bundle_tells_how_many_cases_trained_it_and_the_run_folder_which(first_stage):
@@ -92,7 +93,9 @@ def test_a_bundle_tells_how_many_cases_trained_it_and_the_run_folder_which(first
 
 def test_a_bundle_names_its_cases_where_asked(tmp_path):
     cases = [CaseFiles(name, {}, None) for name in ("b", "a")]
-    named, unnamed = (Plan(RECIPE, cases, tmp_path, name_cases=asked).card("x") for asked in (True, False))
+    named, unnamed = (
+        Plan(RECIPE, cases, tmp_path, name_cases=asked).card(Pretrain(), None, {}) for asked in (True, False)
+    )
     assert named["training_cases"] == ["b", "a"]
     assert {**named, "made": ""} == {**unnamed, "made": "", "training_cases": ["b", "a"]}
 
@@ -104,11 +107,13 @@ def test_finetuning_reports_validates_and_keeps_both_networks(second_stage, firs
     assert set(of(Validated, events)[0].dice) == {"WT", "TC", "ET"}
     assert len(of(Validated, events)[0].by_subset) == 4
     bundle, pretrained = load_bundle(folder / "bundle"), load_bundle(first_stage[0] / "bundle")
-    assert torch.equal(bundle.substitute, pretrained.substitute)
-    theirs = pretrained.autoencoder.state_dict()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in bundle.autoencoder.state_dict().items())
-    start = pretrained.autoencoder.backbone.state_dict()
-    moved = bundle.segmenter.backbone.state_dict()
+    assert torch.equal(bundle.model.substitute, pretrained.model.substitute)
+    theirs = pretrained.model.autoencoder.state_dict()
+    assert all(
+        torch.equal(tensor, theirs[name]) for name, tensor in bundle.model.autoencoder.state_dict().items()
+    )
+    start = pretrained.model.autoencoder.backbone.state_dict()
+    moved = bundle.model.segmenter.backbone.state_dict()
     assert not all(torch.equal(tensor, moved[name]) for name, tensor in start.items())
 
 
@@ -229,22 +234,22 @@ def test_the_best_bundle_is_that_of_the_best_epoch(cases, first_stage, tmp_path,
     """Validation follows a script; what is kept is the moving average after the best epoch, and its figures."""
     scores, seen = {1: 0.3, 2: 0.8, 3: 0.5}, {}
 
-    def scripted(self, epoch, segmenter, substitute):
-        seen[epoch] = {name: tensor.clone() for name, tensor in segmenter.state_dict().items()}
+    def scripted(self, epoch, model):
+        seen[epoch] = {name: tensor.clone() for name, tensor in model.segmenter.state_dict().items()}
         return Validated(epoch, {"WT": scores[epoch]}, {"T2": {"WT": scores[epoch]}})
 
-    monkeypatch.setattr(stages.Validation, "run", scripted)
+    monkeypatch.setattr(runs_of.Validation, "run", scripted)
     changes = {"ema": 0.5, "validate_every": 1}
     recipe = RECIPE.model_copy(update={"finetune": RECIPE.finetune.model_copy(update=changes)})
     list(finetune(recipe, cases[:1], first_stage[0] / "bundle", tmp_path, validation=cases[2:3]))
     best, last = (load_bundle(tmp_path / name) for name in ("best", "bundle"))
     for bundle, epoch in ((best, 2), (last, 3)):
-        found = bundle.segmenter.state_dict()
+        found = bundle.model.segmenter.state_dict()
         assert all(torch.equal(tensor, seen[epoch][name]) for name, tensor in found.items())
         assert bundle.card["epoch"] == epoch
     assert best.card["validation_dice"] == {"T2": {"WT": 0.8}}
     raw = load_pickle(tmp_path / "checkpoint.pt")["task"]
-    assert any(not torch.equal(raw[f"segmenter.{name}"], tensor) for name, tensor in seen[3].items())
+    assert any(not torch.equal(raw[f"network.{name}"], tensor) for name, tensor in seen[3].items())
 
 
 def test_without_validation_there_is_no_best_bundle(cases, first_stage, tmp_path):
@@ -266,7 +271,7 @@ def one_epoch(recipe, **changes):
 def test_row_a_starts_from_random_weights(cases, first_stage, tmp_path, monkeypatch):
     """The network before the first step: the pretrained one, or one that the seed decides."""
     starts = []
-    monkeypatch.setattr(stages, "prepare", lambda network, _: starts.append(network.backbone.state_dict()))
+    monkeypatch.setattr(runs_of, "prepare", lambda network, _: starts.append(network.backbone.state_dict()))
     for pretrained in (True, False):
         recipe = one_epoch(RECIPE, finetune={"pretrained": pretrained})
         run = finetune(recipe, cases[:1], first_stage[0] / "bundle", tmp_path / str(pretrained))
@@ -275,7 +280,7 @@ def test_row_a_starts_from_random_weights(cases, first_stage, tmp_path, monkeypa
             pass
         starts[-1] = {name: tensor.clone() for name, tensor in starts[-1].items()}
         run.close()
-    theirs = load_bundle(first_stage[0] / "bundle").autoencoder.backbone.state_dict()
+    theirs = load_bundle(first_stage[0] / "bundle").model.autoencoder.backbone.state_dict()
     same = [all(torch.equal(start[name], tensor) for name, tensor in theirs.items()) for start in starts]
     assert same == [True, False]
 
@@ -283,12 +288,12 @@ def test_row_a_starts_from_random_weights(cases, first_stage, tmp_path, monkeypa
 def test_a_bundle_that_segments_is_gone_on_from(cases, second_stage):
     """The weights to start from are its segmenter's, heads and all, unless random ones are asked for."""
     start = load_bundle(second_stage[0] / "bundle")
-    theirs = start.segmenter.state_dict()
-    found = stages.starting_segmenter(RECIPE, start).state_dict()
+    theirs = start.model.segmenter.state_dict()
+    found = starting_segmenter(RECIPE, start.model).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
     random = one_epoch(RECIPE, finetune={"pretrained": False})
     assert not torch.equal(
-        stages.starting_segmenter(random, start).state_dict()["heads.at_full.weight"],
+        starting_segmenter(random, start.model).state_dict()["heads.at_full.weight"],
         theirs["heads.at_full.weight"],
     )
 
@@ -301,7 +306,7 @@ def test_rows_c_and_d_replace_the_substitute(cases, tmp_path):
         events = list(pretrain(recipe, used, tmp_path / kind))
         assert set(of(EpochDone, events)[0].terms) == {"reconstruction"}
         assert not (tmp_path / kind / "substitute").exists()
-        found[kind] = load_bundle(tmp_path / kind / "bundle").substitute
+        found[kind] = load_bundle(tmp_path / kind / "bundle").model.substitute
     images = [np.load(path) for path in (tmp_path / "cache").glob("*-image.npy")]
     assert len(images) == 2
     assert not found["zero"].any()
@@ -313,7 +318,7 @@ def test_the_substitute_is_recorded_as_it_evolves(first_stage):
     folder = first_stage[0] / "substitute"
     assert sorted(path.name for path in folder.iterdir()) == [f"epoch-0000{epoch}.npy" for epoch in (1, 2, 3)]
     last = np.load(folder / "epoch-00003.npy")
-    image = load_bundle(first_stage[0] / "bundle").substitute
+    image = load_bundle(first_stage[0] / "bundle").model.substitute
     np.testing.assert_allclose(last, image[:, image.shape[1] // 2], atol=2e-3)
     assert not np.array_equal(last, np.load(folder / "epoch-00001.npy"))
 
@@ -329,7 +334,7 @@ def test_incomplete_validation_cases_are_refused(cases, first_stage, tmp_path):
 def test_stage_1_takes_cases_without_labels_or_sequences(cases, tmp_path):
     images = {name: path for name, path in cases[0].images.items() if name != "T1c"}
     list(pretrain(RECIPE, [CaseFiles("half", images, None), *cases[1:]], tmp_path))
-    assert load_bundle(tmp_path / "bundle").autoencoder is not None
+    assert load_bundle(tmp_path / "bundle").model.autoencoder is not None
 
 
 def test_a_run_is_not_resumed_with_other_cases(first_stage, cases):
@@ -349,7 +354,7 @@ def test_a_run_is_not_resumed_with_other_cases(first_stage, cases):
 
 def test_stage_2_is_not_resumed_from_another_stage_1(second_stage, first_stage, cases, tmp_path):
     bundle = load_bundle(first_stage[0] / "bundle")
-    other = save_bundle(replace(bundle, substitute=bundle.substitute + 1), tmp_path / "other")
+    other = save_bundle(with_substitute(bundle, bundle.model.substitute + 1), tmp_path / "other")
     with pytest.raises(OutputError, match="another pretrained model") as caught:
         list(finetune(RECIPE, cases[:2], other, second_stage[0], validation=cases[2:]))
     assert caught.value.code == "other-data"
