@@ -46,8 +46,9 @@ def benchmark(
     from m3ae_core.io.folders.schemes import scheme_words, schemes_of
     from m3ae_core.report.benchmark import write_report
     from m3ae_core.report.canvas import new_figure
+    from m3ae_core.report.template import environment
 
-    new_figure(1, 1)  # tells at once, not after hours, if matplotlib is missing
+    new_figure(1, 1), environment()  # tells at once, not after hours, if matplotlib or jinja2 is missing
     bundles = [load_bundle(folder) for folder in bundle or (builtin_bundle(),)]
     chosen = find_cases(cases, bundles[0].config.modality_set)
     if split:
