@@ -26,18 +26,10 @@ files = {{
 {files}
 }}
 bundle = load_bundle({bundle})
-modalities = bundle.config.modality_set
-{reading}
-predictor = Predictor(bundle)
-prediction = predictor.predict(case)
+case = read_case(CaseFiles({name!r}, files, None), bundle.config.modality_set{oriented})
+prediction = Predictor(bundle).predict(case)
 save_prediction(prediction, Path({output!r}))
 """
-#: How the files become a case: as they are, or resampled to the grid of the first.
-READ = "case = read_case(CaseFiles({name!r}, files, None), modalities{oriented})"
-RESAMPLE = """\
-volumes = {{name: read_volume(path, modalities.kinds[name]) for name, path in files.items()}}
-volumes, _ = to_one_grid(volumes)
-case = Case({name!r}, modalities, volumes)"""
 
 
 def as_command(session: Session) -> str:
@@ -48,7 +40,7 @@ def as_command(session: Session) -> str:
     InputError
         If nothing can be run, or a chosen layer has no file (``no-file``).
     """
-    _, files, _ = _chosen(session)
+    _, files = _chosen(session)
     turned = ["--orientation", SWAPPED] if _swapped(session) else []
     given = [word for name, path in files.items() for word in ("--image", f"{name}={path}")]
     folder = session.state.model.folder
@@ -66,22 +58,20 @@ def as_python(session: Session) -> str:
     InputError
         If nothing can be run, or a chosen layer has no file (``no-file``).
     """
-    name, files, moved = _chosen(session)
+    name, files = _chosen(session)
     folder = session.state.model.folder
     builtin = folder == BUILTIN.folder
-    oriented = f", orientation={SWAPPED!r}" if _swapped(session) else ""
-    imports = {
-        "m3ae_core.bundle": "load_bundle",
-        "m3ae_core.io.align": "to_one_grid" if moved else "",
-        "m3ae_core.data.builtin": "builtin_bundle" if builtin else "",
-        "m3ae_core.io.case": "Case" if moved else "CaseFiles, read_case",
-        "m3ae_core.io.volume": "read_volume" if moved else "",
-        "m3ae_core.inference.predictor": "Predictor, save_prediction",
-    }
+    imports = [
+        "from m3ae_core.bundle import load_bundle",
+        *(["from m3ae_core.data.builtin import builtin_bundle"] if builtin else []),
+        "from m3ae_core.inference.predictor import Predictor, save_prediction",
+        "from m3ae_core.io.case import CaseFiles, read_case",
+    ]
     return PYTHON.format(
-        imports="\n".join(f"from {module} import {names}" for module, names in imports.items() if names),
+        imports="\n".join(imports),
         files="\n".join(f"    {modality!r}: Path({str(path)!r})," for modality, path in files.items()),
-        reading=(RESAMPLE if moved else READ).format(name=name, oriented=oriented),
+        name=name,
+        oriented=f", orientation={SWAPPED!r}" if _swapped(session) else "",
         bundle="builtin_bundle()" if builtin else f"Path({str(folder.absolute())!r})",
         output=session.suggested_name or OUTPUT,
     )
@@ -92,8 +82,8 @@ def _swapped(session: Session) -> bool:
     return any(slot.used and layers.swapped(slot.layer) for slot in session.state.slots if slot.layer)
 
 
-def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:
-    """Return the name of the case, the files of its sequences, and which of these lie on another grid."""
+def _chosen(session: Session) -> tuple[str, dict[str, Path]]:
+    """Return the name of the case and the files of its sequences."""
     chosen = session.chosen()
     named = {slot.modality: slot.layer.name for slot in session.state.slots if slot.layer is not None}
     files: dict[str, Path] = {}
@@ -105,4 +95,4 @@ def _chosen(session: Session) -> tuple[str, dict[str, Path], tuple[str, ...]]:
                 code="no-file",
             )
         files[modality] = Path(volume.path).absolute()
-    return chosen.case.name, files, chosen.moved
+    return chosen.case.name, files

@@ -20,7 +20,6 @@ from m3ae_core.card import expected_words
 from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.files import refuse_overwriting
-from m3ae_core.io.align import to_one_grid
 from m3ae_core.io.case import Case
 from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.grid import Grid
@@ -49,14 +48,12 @@ logger = logging.getLogger(__name__)
 class Chosen(NamedTuple):
     """The chosen sequences as a case.
 
-    `sources` say where they were read from, `known` is what the model said of them so far, `moved` names those that
-    were resampled to the grid of the first one.
+    `sources` say where they were read from, `known` is what the model said of them so far.
     """
 
     case: Case
     sources: frozenset[str]
     known: dict[Subset, Prediction]
-    moved: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -238,12 +235,12 @@ class Session:
                 "Choose each layer once; leave a missing sequence empty.",
                 code="duplicate-layer",
             )
-        volumes, moved = to_one_grid({name: layers.to_volume(layer) for name, layer in used.items()})
         name = next((layers.facts(layer).get("case") for layer in used.values()), None) or names[0]
+        volumes = {modality: layers.to_volume(layer) for modality, layer in used.items()}
         case = Case(name, self.state.model.modalities, volumes)
         self._lie_on(Grid(case.shape, case.affine))
-        self._require_one_patient(volumes)
-        return Chosen(case, frozenset(map(layers.origin_of, used.values())), self.predictions, moved)
+        self._require_one_patient(case.volumes)
+        return Chosen(case, frozenset(map(layers.origin_of, used.values())), self.predictions)
 
     def chosen_or_told(self) -> Chosen | None:
         """Return the chosen sequences; if they cannot be used, tell the user why and return None."""

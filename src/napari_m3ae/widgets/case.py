@@ -15,10 +15,8 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QFormLayout,
-    QHBoxLayout,
     QLabel,
     QMessageBox,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -29,7 +27,7 @@ from napari_m3ae.commands import as_command, as_python
 from napari_m3ae.opening import Opener
 from napari_m3ae.view import ORIENTATIONS, View
 from napari_m3ae.widgets.asking import ask_in_dialog
-from napari_m3ae.widgets.parts import button, text
+from napari_m3ae.widgets.parts import button, row, set_quietly, stack, text
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -92,16 +90,17 @@ class CasePart(QWidget):
         session.closing.connect(self._let_go)
 
     def _lay_out(self) -> None:
-        column = QVBoxLayout(self)
-        column.addWidget(text("", "Drop a folder or files here, or:"))
-        column.addLayout(_row(self.folder_button, self.files_button, self.sample_button))
-        column.addLayout(self.sequences)
-        column.addWidget(self.sides)
-        column.addWidget(self.swap)
-        column.addLayout(_row(QLabel("View"), self.side))
-        column.addLayout(_row(self.grid, self.planes))
-        column.addLayout(_row(self.command_button, self.python_button))
-        column.addStretch()
+        stack(
+            self,
+            text("", "Drop a folder or files here, or:"),
+            row(self.folder_button, self.files_button, self.sample_button),
+            self.sequences,
+            self.sides,
+            self.swap,
+            row(QLabel("View"), self.side),
+            row(self.grid, self.planes),
+            row(self.command_button, self.python_button),
+        )
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
@@ -109,7 +108,7 @@ class CasePart(QWidget):
             widget.setEnabled(state.phase == "idle")
         self._show_statuses(self.opener.statuses)
         sideless = self.opener.sideless
-        _set_quietly(self.swap, any(map(layers.swapped, sideless)))
+        set_quietly(self.swap, any(map(layers.swapped, sideless)))
         self.sides.setVisible(bool(sideless) and not self.swap.isChecked())
         self.swap.setVisible(bool(sideless))
         self.swap.setEnabled(state.phase == "idle")
@@ -187,18 +186,11 @@ class CasePart(QWidget):
     def _render_view(self, *_: object) -> None:
         self.side.setCurrentText(self.view.side or "")
         for box, on in ((self.grid, self.view.gridded), (self.planes, self.view.planes_shown)):
-            _set_quietly(box, on)
+            set_quietly(box, on)
 
     def _let_go(self) -> None:
         self.session.viewer.scene.camera.events.orientation.disconnect(self._render_view)
         self.session.viewer.canvas.grid.events.enabled.disconnect(self._render_view)
-
-
-def _set_quietly(box: QCheckBox, on: bool) -> None:
-    """Show a state without reporting it as the user's doing."""
-    box.blockSignals(True)
-    box.setChecked(on)
-    box.blockSignals(False)
 
 
 def _tick(title: str, tooltip: str, toggled: Callable[[bool], None]) -> QCheckBox:
@@ -206,13 +198,6 @@ def _tick(title: str, tooltip: str, toggled: Callable[[bool], None]) -> QCheckBo
     box.setToolTip(tooltip)
     box.toggled.connect(toggled)
     return box
-
-
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    for widget in widgets:
-        row.addWidget(widget)
-    return row
 
 
 def _paths(event: QDropEvent) -> Sequence[Path]:

@@ -15,9 +15,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QGroupBox,
-    QHBoxLayout,
     QMessageBox,
-    QVBoxLayout,
     QWidget,
 )
 from superqt.utils import qthrottled
@@ -27,7 +25,7 @@ from napari_m3ae.autosave import Autosave, Record
 from napari_m3ae.editing import HEADER, HIDE, NEXT, PREVIOUS, Editor
 from napari_m3ae.session import Session
 from napari_m3ae.settings import settings
-from napari_m3ae.widgets.parts import Table, button, text
+from napari_m3ae.widgets.parts import Table, button, row, set_quietly, stack, text
 
 if TYPE_CHECKING:
     from napari_m3ae.state import State
@@ -89,9 +87,7 @@ class EditPart(QWidget):
         """Show a state of the session."""
         target, scheme = self.editor.target, self.editor.scheme
         self.name.setText("Nothing to edit yet: run a segmentation." if target is None else target.name)
-        self.outline.blockSignals(True)
-        self.outline.setChecked(self.editor.outlined)
-        self.outline.blockSignals(False)
+        set_quietly(self.outline, self.editor.outlined)
         for widget in (
             self.outline,
             self.hide_button,
@@ -167,22 +163,9 @@ class EditPart(QWidget):
         self.diameters.setText(self.editor.diameters_in_words())
 
     def _lay_out(self) -> None:
-        looking = QGridLayout()
-        looking.addWidget(self.outline, 0, 0)
-        looking.addWidget(self.hide_button, 0, 1)
-        looking.addWidget(self.previous, 1, 0)
-        looking.addWidget(self.next, 1, 1)
-        column = QVBoxLayout(self)
-        column.addWidget(self.recovery)
-        column.addWidget(self.name)
-        for made in self.tissues.values():
-            column.addWidget(made)
-        column.addLayout(looking)
-        column.addWidget(self.clean)
-        column.addWidget(self.table)
-        column.addWidget(self.diameters)
-        column.addWidget(self.copy_button)
-        column.addStretch()
+        looking = (row(self.outline, self.hide_button), row(self.previous, self.next))
+        measured = (self.table, self.diameters, self.copy_button)
+        stack(self, self.recovery, self.name, *self.tissues.values(), *looking, self.clean, *measured)
 
 
 class _CleanUp(QGroupBox):
@@ -242,11 +225,10 @@ class _Recovery(QWidget):
             "Restore", "Put the segmentation and its edits on display. Open its case first.", self._restore
         )
         self.discard_button = button("Discard", "Delete these edits for good.", self._discard)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.words, 1)
-        row.addWidget(self.restore_button)
-        row.addWidget(self.discard_button)
+        beside = row(self.words, self.restore_button, self.discard_button)
+        beside.setContentsMargins(0, 0, 0, 0)
+        beside.setStretch(0, 1)
+        self.setLayout(beside)
         autosave.session.changed.connect(self._on_changed)
         self.offer()
 

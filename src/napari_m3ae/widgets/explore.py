@@ -8,17 +8,14 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
-    QGridLayout,
-    QHBoxLayout,
-    QLabel,
+    QFormLayout,
     QSpinBox,
-    QVBoxLayout,
     QWidget,
 )
 from superqt.utils import qdebounced
 
 from napari_m3ae.explore import Explorer
-from napari_m3ae.widgets.parts import Table, Ticks, button, text
+from napari_m3ae.widgets.parts import Table, Ticks, button, row, stack, text
 from napari_m3ae.widgets.plot import Plot
 
 if TYPE_CHECKING:
@@ -86,25 +83,13 @@ class ExplorePart(QWidget):
         )
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        for row, (title, widget) in enumerate(
-            {"Masked share": self.ratio, "Seed": self.seed, "Show": self.shown}.items()
-        ):
-            grid.addWidget(QLabel(title), row, 0)
-            grid.addWidget(widget, row, 1)
-        run = QHBoxLayout()
-        run.addWidget(self.run_button, 1)
-        run.addWidget(self.live)
-        column = QVBoxLayout(self)
-        column.addWidget(self.substitute_button)
-        column.addWidget(self.histogram)
-        column.addWidget(text("", EXPLAINED))
-        column.addWidget(self.dropped)
-        column.addLayout(grid)
-        column.addLayout(run)
-        column.addWidget(self.fidelity)
-        column.addStretch()
+        form = QFormLayout()
+        for title, widget in {"Masked share": self.ratio, "Seed": self.seed, "Show": self.shown}.items():
+            form.addRow(title, widget)
+        run = row(self.run_button, self.live)
+        run.setStretch(0, 1)
+        explained = text("", EXPLAINED)
+        stack(self, self.substitute_button, self.histogram, explained, self.dropped, form, run, self.fidelity)
 
     def _connect(self) -> None:
         again = qdebounced(self._again, timeout=400)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QMessageBox, QProgressBar, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QMessageBox, QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
 from napari_m3ae.selftest import as_text, start_selftest
 from napari_m3ae.session import Session
 from napari_m3ae.widgets.case import CasePart
 from napari_m3ae.widgets.edit import EditPart
 from napari_m3ae.widgets.explore import ExplorePart
-from napari_m3ae.widgets.parts import button, scrollable, text
+from napari_m3ae.widgets.parts import button, row, scrollable, text
 from napari_m3ae.widgets.segment import SegmentPart
 from napari_m3ae.widgets.train import TrainPart
 from napari_m3ae.widgets.whatif import WhatIfPart
@@ -81,16 +81,12 @@ class Panel(QWidget):
         self.tabs = QTabWidget()
         for part in self.parts:
             self.tabs.addTab(scrollable(part), part.title)
-        job = QHBoxLayout()
-        job.addWidget(self.progress, 1)
-        job.addWidget(self.cancel_button)
+        footer = row(text("", DISCLAIMER), self.selftest_button)
+        footer.setStretch(0, 1)
         column = QVBoxLayout(self)
         column.addWidget(self.banner)
         column.addWidget(self.tabs, 1)
-        column.addLayout(job)
-        footer = QHBoxLayout()
-        footer.addWidget(text("", DISCLAIMER), 1)
-        footer.addWidget(self.selftest_button)
+        column.addLayout(row(self.progress, self.cancel_button))
         column.addLayout(footer)
 
     def _show_selftest(self, found: Sequence[Check]) -> None:

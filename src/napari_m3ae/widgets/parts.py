@@ -12,10 +12,12 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QPushButton,
     QScrollArea,
     QTableWidget,
     QTableWidgetItem,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -38,6 +40,32 @@ def button(title: str, tooltip: str, clicked: Callable[[], Any], shortcut: str =
     return made
 
 
+def set_quietly(box: QCheckBox, on: bool) -> None:
+    """Show a state without reporting it as the user's doing."""
+    box.blockSignals(True)
+    box.setChecked(on)
+    box.blockSignals(False)
+
+
+def row(*widgets: QWidget) -> QHBoxLayout:
+    """Return widgets beside each other."""
+    made = QHBoxLayout()
+    for widget in widgets:
+        made.addWidget(widget)
+    return made
+
+
+def stack(parent: QWidget, *parts: QWidget | QLayout) -> None:
+    """Put widgets and layouts below each other into `parent`; room that is left stays at the bottom."""
+    column = QVBoxLayout(parent)
+    for part in parts:
+        if isinstance(part, QWidget):
+            column.addWidget(part)
+        else:
+            column.addLayout(part)
+    column.addStretch()
+
+
 def scrollable(widget: QWidget) -> QScrollArea:
     """Return `widget` in an area that scrolls where the window is too low for it."""
     area = QScrollArea()
@@ -49,15 +77,7 @@ def scrollable(widget: QWidget) -> QScrollArea:
 
 
 class Ticks(QWidget):
-    """A tick for each modality of the model, in a row behind a title.
-
-    Parameters
-    ----------
-    title
-        What the row is about.
-    tooltip
-        What a tick means, with ``{}`` for the modality.
-    """
+    """A tick for each modality of the model, in a row behind a title; ``{}`` in the tooltip stands for the modality."""
 
     changed = Signal()
 
@@ -65,10 +85,10 @@ class Ticks(QWidget):
         super().__init__()
         self.tooltip = tooltip
         self.boxes: dict[str, QCheckBox] = {}
-        self.row = QHBoxLayout(self)
+        self.row = row(QLabel(title))
         self.row.setContentsMargins(0, 0, 0, 0)
-        self.row.addWidget(QLabel(title))
         self.row.addStretch()
+        self.setLayout(self.row)
 
     @property
     def ticked(self) -> list[str]:

@@ -12,9 +12,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QFormLayout,
-    QHBoxLayout,
     QLabel,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -24,7 +22,7 @@ from napari_m3ae.result import show_probabilities
 from napari_m3ae.session import Session
 from napari_m3ae.settings import settings
 from napari_m3ae.state import Model
-from napari_m3ae.widgets.parts import button, text
+from napari_m3ae.widgets.parts import button, row, set_quietly, stack, text
 
 if TYPE_CHECKING:
     from napari_m3ae.state import Slot, State
@@ -74,17 +72,9 @@ class SegmentPart(QWidget):
     def _lay_out(self) -> None:
         self.choices.addRow("Use", QLabel("Image layer"))
         self.choices.addRow("Model", self.models)
-        saving = QHBoxLayout()
-        saving.addWidget(self.numbers)
-        saving.addWidget(self.scheme, 1)
-        saving.addWidget(self.save_button, 2)
-        column = QVBoxLayout(self)
-        column.addLayout(self.choices)
-        for widget in (self.plan, self.reliability, self.run_button, self.legend, self.probabilities):
-            column.addWidget(widget)
-        column.addLayout(saving)
-        column.addWidget(self.report_button)
-        column.addStretch()
+        told = (self.plan, self.reliability, self.run_button, self.legend, self.probabilities)
+        saving = row(self.numbers, self.scheme, self.save_button)
+        stack(self, self.choices, *told, saving, self.report_button)
 
     def render(self, state: State) -> None:  # type: ignore[override]
         """Show a state of the session."""
@@ -113,8 +103,8 @@ class SegmentPart(QWidget):
             for _ in self.rows:
                 self.choices.removeRow(1)
             self.rows = {slot.modality: _Row(self.session, slot.modality) for slot in slots}
-            for place, row in enumerate(self.rows.values(), 1):
-                self.choices.insertRow(place, row.tick, row.layer.native)
+            for place, made in enumerate(self.rows.values(), 1):
+                self.choices.insertRow(place, made.tick, made.layer.native)
         for slot in slots:
             self.rows[slot.modality].render(slot)
 
@@ -187,9 +177,7 @@ class _Row:
 
     def render(self, slot: Slot) -> None:
         """Show the slot without reporting it back as the user's doing."""
-        self.tick.blockSignals(True)
-        self.tick.setChecked(slot.ticked)
-        self.tick.blockSignals(False)
+        set_quietly(self.tick, slot.ticked)
         with self.layer.changed.blocked():
             self.layer.reset_choices()
             self.layer.value = slot.layer

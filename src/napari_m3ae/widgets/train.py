@@ -11,7 +11,7 @@ from magicgui.widgets import FileEdit
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QGuiApplication, QHideEvent, QShowEvent
-from qtpy.QtWidgets import QComboBox, QFileDialog, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QWidget
 
 from m3ae_core.config import builtin_recipes
 from m3ae_core.errors import InputError, M3AEError, printable
@@ -19,7 +19,7 @@ from m3ae_core.regions import SCHEMES
 from napari_m3ae.runs import Curves, Run
 from napari_m3ae.training import Training, start
 from napari_m3ae.widgets.evolution import Evolution
-from napari_m3ae.widgets.parts import button, text
+from napari_m3ae.widgets.parts import button, row, stack, text
 from napari_m3ae.widgets.plot import Plot, draw_curves
 
 if TYPE_CHECKING:
@@ -192,29 +192,16 @@ class TrainPart(QWidget):
             widget.setVisible(self.stage.currentData() == "finetune")
 
     def _lay_out(self) -> None:
-        grid = QGridLayout()
-        grid.setColumnStretch(1, 1)
-        rows: list[tuple[QLabel, QWidget]] = [(QLabel("Stage"), self.stage), (QLabel("Recipe"), self.recipe)]
-        rows += [(self.titles[name], folder.native) for name, folder in self.folders.items()]
-        rows.append((self.scheme_title, self.scheme))
-        for row, (title, chooser) in enumerate(rows):
-            grid.addWidget(title, row, 0)
-            grid.addWidget(chooser, row, 1)
-        column = QVBoxLayout(self)
-        column.addWidget(text("", EXPLAINED))
-        column.addLayout(grid)
-        for widgets in (
-            (self.start_button, self.stop_button),
-            (self.command_button, self.python_button),
-            (self.open_button,),
-        ):
-            line = QHBoxLayout()
-            for made in widgets:
-                line.addWidget(made)
-            column.addLayout(line)
-        for part in (self.state, self.losses, self.dice, self.substitute):
-            column.addWidget(part)
-        column.addStretch()
+        form = QFormLayout()
+        form.addRow("Stage", self.stage)
+        form.addRow("Recipe", self.recipe)
+        for name, folder in self.folders.items():
+            form.addRow(self.titles[name], folder.native)
+        form.addRow(self.scheme_title, self.scheme)
+        started = row(self.start_button, self.stop_button)
+        copied = row(self.command_button, self.python_button)
+        followed = (self.open_button, self.state, self.losses, self.dice, self.substitute)
+        stack(self, text("", EXPLAINED), form, started, copied, *followed)
 
 
 class _RecipeChooser(QComboBox):

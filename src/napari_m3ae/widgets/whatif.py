@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QWidget
 
 from napari_m3ae.whatif import CHANGES, WhatIf
-from napari_m3ae.widgets.parts import Table, Ticks, button, text
+from napari_m3ae.widgets.parts import Table, Ticks, button, stack, text
 
 if TYPE_CHECKING:
     from napari_m3ae.session import Session
@@ -75,17 +75,11 @@ class WhatIfPart(QWidget):
 
     def _lay_out(self) -> None:
         self.subsets.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        column = QVBoxLayout(self)
-        column.addWidget(text("", "How would the result change if a sequence had not been acquired?"))
-        for widget in (self.without, self.compare_button, self.compared, self.comparison, self.legend):
-            column.addWidget(widget)
-        column.addSpacing(12)
-        column.addWidget(text("", "And with every combination of the sequences that are present?"))
-        for widget in (self.cost, self.sweep_button, self.agreement, self.shares_said, self.shares):
-            column.addWidget(widget)
-        column.addWidget(self.subsets_said)
-        column.addWidget(self.subsets)
-        column.addStretch()
+        one = text("", "How would the result change if a sequence had not been acquired?")
+        every = text("", "And with every combination of the sequences that are present?")
+        compared = (self.without, self.compare_button, self.compared, self.comparison, self.legend)
+        swept = (self.cost, self.sweep_button, self.agreement, self.shares_said, self.shares)
+        stack(self, one, *compared, every, *swept, self.subsets_said, self.subsets)
 
     def _connect(self) -> None:
         self.without.changed.connect(lambda: self.render(self.session.state))
