@@ -10,7 +10,7 @@ from states import KINDS, Kind, spoiled
 
 from published import Figures, Trials
 
-PROPERTY = "state files spoiled (runs, caches, models, results, manifests)"
+PROPERTY = "state files spoiled (runs, caches, models, results, manifests, autosaves)"
 GOAL = "5,000, 0 tracebacks, 0 believed with another content"
 
 
