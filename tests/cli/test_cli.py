@@ -99,7 +99,7 @@ def test_predict_takes_images_of_whatever_modalities_the_model_has(place, capsys
     assert run("predict", *given, *out) == 0
     assert "used CT; substituted T1c" in capsys.readouterr().out
     assert run("predict", *given, "--t1c", case / "p1-t1c.nii.gz", *out, "--overwrite") == 0
-    assert "used T1c+CT; substituted nothing" in capsys.readouterr().out
+    assert "used CT+T1c; substituted nothing" in capsys.readouterr().out
     assert run("predict", "--image", f"PET={case / 'p1-ct.nii.gz'}", *out, "--overwrite") == 2
     assert "Unknown modality PET. Choose from T1c, CT." in capsys.readouterr().err
 

@@ -84,7 +84,7 @@ def test_case_of_mri_and_ct(session, ct, tmp_path, told):
         "T2": "missing (will be substituted)",
         "CT": "present",
     }
-    assert session.state.plan == "T1c and CT will be used. T2 will be substituted."
+    assert session.state.plan == "CT and T1c will be used. T2 will be substituted."
     assert not told
 
 
@@ -106,7 +106,7 @@ def test_card_in_another_order_tells_its_reliability(session, viewer, files, tmp
     session.use_model(model(tmp_path, "T2", "FLAIR", "T1c", "T1", reliability={"T2+FLAIR": FIGURES}))
     session.use("T1", False)
     session.use("T1c", False)
-    assert session.state.reliability[0].startswith("Whole tumour without T1c and T1: unreliable (Dice 0.50")
+    assert session.state.reliability[0].startswith("Whole tumour without T1 and T1c: unreliable (Dice 0.50")
 
 
 def test_model_that_cannot_be_read_changes_nothing(session, viewer, files, tmp_path, told):
