@@ -5,7 +5,8 @@
 Every true case is tried as it is, stored as LPS, and cut to the box around its brain. Mixed cases are drawn with a
 fixed seed from pairs of cases: one sequence of the one among the others of the other, on the grid of the other by voxel
 axes (all lie in one space, whose origin their headers tell differently). They are tried with their names and folders
-as they are, and with the same names in one folder, so that outlines of the brain alone can tell.
+as they are, with their names in one folder, and with the same names in one folder, so that outlines of the brain alone
+can tell.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main(folders: tyro.conf.Positional[Sequence[Path]], pairs: int = 200, seed: 
     row("cut to the brain", (judged(cut(volumes)) for volumes in cases.values()))
     drawn = list(draw(cases, pairs, seed))
     row("two patients', names as they are", map(judged, drawn))
+    row("two patients', in one folder", map(judged, map(in_one_folder, drawn)))
     row("two patients', the same names", map(judged, map(renamed, drawn)))
     one = [least(volumes) for volumes in cases.values()]
     print(f"\nDice of outlines, least of each set: one patient's {spread(one)}")
@@ -84,6 +86,14 @@ def draw(cases: Mapping[str, Volumes], pairs: int, seed: int) -> Iterator[dict[s
         name = str(generator.choice(sorted(set(guest) & set(host)) or sorted(guest)))
         affine = next(iter(host.values())).affine
         yield {**host, name: replace(guest[name], affine=affine)}
+
+
+def in_one_folder(volumes: Volumes) -> dict[str, Volume]:
+    """The same images, called as they are, in the folder of one case."""
+    return {
+        name: replace(volume, path=Path("/case") / Path(volume.path or name).name)
+        for name, volume in volumes.items()
+    }
 
 
 def renamed(volumes: Volumes) -> dict[str, Volume]:

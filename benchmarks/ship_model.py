@@ -18,11 +18,13 @@ import tyro
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.evaluation.conventions import BRATS_LEGACY
+from m3ae_core.evaluation.registry import DICE
 from m3ae_core.evaluation.statistics import reliability, summaries
 from m3ae_core.evaluation.store import load_results
 from m3ae_core.files import write_text
 from m3ae_core.report.curves import save_curves
-from m3ae_core.report.tables import markdown, score_table
+from m3ae_core.report.tables import score_table
+from m3ae_core.report.template import render
 from m3ae_core.selftest.golden import write_golden
 from m3ae_core.training.record import TIMES
 
@@ -43,7 +45,7 @@ def minutes(run: Path) -> tuple[float, int]:
 def main(run: Path, pretrain_run: Path, results: Path) -> None:
     bundle, measured = load_bundle(run / "bundle"), load_results(results)
     cells = summaries(measured.scores(BRATS_LEGACY), "dice")
-    table = markdown(score_table(cells, measured.subsets, "dice", BRATS_LEGACY.name))
+    table = render("table.md", table=score_table(cells, measured.subsets, DICE, BRATS_LEGACY.name))
     (first, first_epochs), (second, second_epochs) = minutes(pretrain_run), minutes(run)
     card = {
         **bundle.card,

@@ -188,5 +188,28 @@ def test_two_plugins_must_not_share_a_name(tmp_path: Path) -> None:
     assert "second" in message
 
 
+def test_an_outside_metric_is_registered(tmp_path: Path) -> None:
+    """What it then does to a benchmark and its report is tested there."""
+    module = """
+        from m3ae_core.evaluation.registry import Metric
+        from m3ae_core.plugins import hook_implementation
+
+        @hook_implementation
+        def m3ae_metrics():
+            return {"missed": Metric(
+                name="missed", title="Missed voxels", both_empty=0, undefined=0,
+                from_counts=lambda ours, theirs, both: theirs - both,
+            )}
+    """
+    install(tmp_path, "outside", module)
+    code = """
+        import json
+        from m3ae_core.evaluation.registry import registered
+        from m3ae_core.plugins import plugin_errors
+        print(json.dumps([[metric.title for metric in registered()], plugin_errors()]))
+    """
+    assert run(tmp_path, code) == [["Dice", "Dice", "HD95", "Missed voxels"], []]
+
+
 def test_without_plugins_nothing_is_wrong(tmp_path: Path) -> None:
     assert run(tmp_path, ASK) == {"found": [], "errors": []}

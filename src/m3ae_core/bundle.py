@@ -85,7 +85,7 @@ def save_bundle(bundle: Bundle, folder: Path) -> Path:
     """Write `bundle` into `folder`, made if needed; bundle.json comes last.
 
     A bundle that is there already can be loaded until that moment, and the new one from then on, even if the program is
-    killed: tensors are written under names of their own and renamed when bundle.json speaks of them.
+    killed: tensors are written under names of their own and renamed when bundle.json names them.
 
     Raises
     ------
@@ -192,18 +192,18 @@ def _load_networks(
 
 
 def _fresh(folder: Path, name: str) -> Path:
-    """Return where a tensor file lies before bundle.json speaks of it."""
+    """Return where a tensor file lies before bundle.json names it."""
     return (folder / name).with_suffix(".new.safetensors")
 
 
 def _stored(folder: Path, name: str, hashes: Mapping[str, str]) -> Path:
-    """Return the tensor file that bundle.json speaks of by its hash."""
+    """Return the tensor file that bundle.json names by its hash."""
     fresh = _fresh(folder, name)
     return fresh if fresh.is_file() and sha256(fresh) == hashes.get(name) else folder / name
 
 
 def _settle(folder: Path) -> None:
-    """Rename fresh tensor files that bundle.json speaks of, and remove those of a save that was not completed."""
+    """Rename fresh tensor files that bundle.json names, and remove those of a save that was not completed."""
     try:
         hashes = read_card(folder)["sha256"]
     except BundleError:

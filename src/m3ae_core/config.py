@@ -68,7 +68,7 @@ class GridConfig(Frozen):
         stored. BraTS-Africa keeps SRI24 images with the LPS origin under RAS axes: (239, 239, 0).
     field_of_view
         Lowest and highest corner, in the template's world (RAS, mm), of the images of this space as released. An
-        image of that extent under any other origin is laid on it.
+        image of that extent under any other origin is aligned with it.
     """
 
     shape: Sides = (155, 240, 240)

@@ -1,4 +1,4 @@
-"""What a long job tells the world. Jobs are generators of these; to cancel is to stop asking for the next one."""
+"""Typed progress events. Long jobs are generators of these; to cancel is to stop asking for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The extension point: outside packages add backbones, methods and trained models without touching this one.
+"""The extension point: outside packages add backbones, methods, models and metrics without touching this one.
 
 A package declares an entry point in the group ``m3ae.plugins`` that names a module, and in that module::
 
@@ -15,6 +15,10 @@ A package declares an entry point in the group ``m3ae.plugins`` that names a mod
     @hook_implementation
     def m3ae_models():
         return {"my model": Path("/where/its/bundle/is")}    # a folder that m3ae finetune made
+
+    @hook_implementation
+    def m3ae_metrics():
+        return {"my_metric": Metric(name="my_metric", ...)}    # m3ae_core.evaluation.registry.Metric
 
     @hook_implementation
     def m3ae_preprocessing():
@@ -60,6 +64,10 @@ class Specification:
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]
         """Return folders of trained bundles by name."""
+
+    @hook_specification  # type: ignore[untyped-decorator]
+    def m3ae_metrics(self) -> dict[str, Any]:  # type: ignore[empty-body]
+        """Return entries of the table of metrics (:class:`m3ae_core.evaluation.registry.Metric`) by name."""
 
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_preprocessing(self) -> dict[str, type[Any]]:  # type: ignore[empty-body]
@@ -112,6 +120,17 @@ def models() -> dict[str, Path]:
         If two plugins register the same name.
     """
     return {name: Path(folder) for name, folder in _collected("m3ae_models", "model").items()}
+
+
+def metrics() -> dict[str, Any]:
+    """Return every registered metric by name.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins register the same name.
+    """
+    return _collected("m3ae_metrics", "metric")
 
 
 def preprocessing() -> dict[str, type[Any]]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.notifications import show_warning
 
-from m3ae_core.errors import InputError, M3AEError
-from m3ae_core.io.case import CaseFiles, find_case, read_case, read_case_labels
+from m3ae_core.errors import InputError, M3AEError, printable
+from m3ae_core.io.case import CaseFiles, read_case, read_case_labels
+from m3ae_core.io.folders.layouts import sort_case
 from m3ae_core.io.folders.matching import sort_files
 from m3ae_core.io.sidecar import saved_scheme
 from m3ae_core.io.volume import Volume, read_labels, read_volume
 from m3ae_core.regions import LabelScheme, detect_scheme
 from napari_m3ae import layers
+from napari_m3ae.asking import Answers, recalled
+from napari_m3ae.state import PRESET
 from napari_m3ae.view import face_patient
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
     paths = [Path(each).absolute() for each in ([path] if isinstance(path, str) else path)]
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0]
-        return (lambda _: faced(case_layers(find_case(folder), str(folder)))) if _holds_case(folder) else None
+        return (lambda _: faced(_read_folder(folder))) if _holds_case(folder) else None
     if all(each.name.lower().endswith(ENDINGS) for each in paths):
         return lambda _: faced([_read_file(each) for each in paths])
     return None
@@ -64,14 +69,35 @@ def faced(content: list[LayerData]) -> list[LayerData]:
 
 def _holds_case(folder: Path) -> bool:
     try:
-        find_case(folder)
+        sort_case(folder)
     except InputError as error:
-        return error.code in ("ambiguous", "unclear")  # worth a sentence rather than silence
+        return error.code == "ambiguous"  # worth a sentence rather than silence
     return True
 
 
+def _read_folder(folder: Path) -> list[LayerData]:
+    """Read a case, and as plain images the files whose names leave their sequence open."""
+    files, source = recalled(sort_case(folder), PRESET, Answers()), str(folder)
+    unclear = [path for path, _ in files.questions]
+    _say_unclear(unclear)
+    plain = [
+        layers.image_layer(read_volume(path), path.name, case=files.name, source=source) for path in unclear
+    ]
+    return [*plain, *(case_layers(replace(files, questions=()), source) if files.images else ())]
+
+
+def _say_unclear(paths: Sequence[Path]) -> None:
+    if paths:
+        names = ", ".join(printable(path.name) for path in paths)
+        show_warning(
+            f"{names}: The name does not tell which sequence it is, so that it was opened as an image of none. Choose "
+            "the layer of its sequence in the part Segment, or open it with the panel's Open, which asks."
+        )
+
+
 def _read_file(path: Path) -> LayerData:
-    alone = sort_files([path])
+    alone = recalled(sort_files([path]), PRESET, Answers())
+    _say_unclear([path for path, _ in alone.questions])
     name, source = _case_of(path, alone)
     if saved_scheme(path):
         volume = read_labels(path)
@@ -90,7 +116,7 @@ def _read_file(path: Path) -> LayerData:
 def _case_of(path: Path, alone: CaseFiles) -> tuple[str, str]:
     """Name and source of the case that a file belongs to: its folder's if that is one case, else its own."""
     try:
-        files = find_case(path.parent)
+        files = sort_case(path.parent)
     except M3AEError:
         return alone.name, str(path.parent / alone.name)
     return files.name, str(path.parent)

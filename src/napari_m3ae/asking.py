@@ -90,20 +90,29 @@ def settle(files: CaseFiles, modalities: ModalitySet, ask: Ask, answers: Answers
     M3AEError
         If the answers cannot be kept.
     """
-    paths = [path for path, _ in files.questions]
-    known = {path: answer for path in paths if (answer := answers.recall(path, modalities)) is not None}
-    taken = {*files.images, *known.values()}
-    choices = tuple(name for name in modalities.names if name not in taken)
-    open_ones = [
-        Question(path, recognise(path.name, modalities).why, choices) for path in paths if path not in known
-    ]
+    files = recalled(files, modalities, answers)
+    choices = tuple(name for name in modalities.names if name not in files.images)
+    open_ones = [Question(path, recognise(path.name, modalities).why, choices) for path, _ in files.questions]
     said = ask(open_ones) if open_ones else {}
     if said is None:
         return None
-    answered = _with_answers(files, {**known, **said}, modalities)
+    answered = _with_answers(files, said, modalities)
     for path, sequence in said.items():
         answers.remember(path, sequence)
     return answered
+
+
+def recalled(files: CaseFiles, modalities: ModalitySet, answers: Answers) -> CaseFiles:
+    """Return a case with the questions that were not answered before.
+
+    Raises
+    ------
+    InputError
+        If two files are said to hold one sequence (``ambiguous``).
+    """
+    paths = [path for path, _ in files.questions]
+    known = {path: said for path in paths if (said := answers.recall(path, modalities)) is not None}
+    return _with_answers(files, known, modalities)
 
 
 def repeated(answers: Sequence[str]) -> str:
@@ -123,4 +132,5 @@ def _with_answers(files: CaseFiles, said: Mapping[Path, str], modalities: Modali
     told = {**files.images, **{name: path for path, name in said.items() if name != NOT_USED}}
     unused = tuple((path, "you left it out") for path, name in said.items() if name == NOT_USED)
     images = {name: told[name] for name in modalities.names if name in told}
-    return replace(files, images=images, unused=(*files.unused, *unused), questions=())
+    left = tuple(question for question in files.questions if question[0] not in said)
+    return replace(files, images=images, unused=(*files.unused, *unused), questions=left)

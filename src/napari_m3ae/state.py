@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 
+#: The modalities while no model is known.
+PRESET: ModalitySet = BRATS
+
+
 @dataclass(frozen=True)
 class Slot:
     """One sequence of the case: the layer that holds it, and whether the user wants it used."""
@@ -41,7 +45,7 @@ class Model:
     name: str
     folder: Path
     card: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    modalities: ModalitySet = field(default=BRATS, repr=False)
+    modalities: ModalitySet = field(default=PRESET, repr=False)
 
     def read(self) -> Model:
         """Return the model with its card and its modalities; no weights are read.

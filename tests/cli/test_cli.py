@@ -21,7 +21,7 @@ from m3ae_core.data.phantom import write_phantom
 from m3ae_core.events import CaseSegmented
 from m3ae_core.inference.summary import read_summary
 from m3ae_core.io.volume import read_labels, read_volume, write_image
-from m3ae_core.modalities import ModalitySet
+from m3ae_core.modalities import BRATS, ModalitySet
 from tiny import RECIPE, random_bundle, recipe_toml
 
 
@@ -225,6 +225,19 @@ def test_cases_are_found_by_the_modalities_of_the_recipe(tmp_path):
         (tmp_path / name[0] / f"{name}.nii.gz").touch()
     found = chosen_cases(tmp_path, None, ModalitySet.named(("CT", "T1")))
     assert [(case.name, list(case.images)) for case in found] == [("a", ["CT", "T1"]), ("b", ["CT"])]
+
+
+def test_cases_to_train_on_whose_files_are_called_after_two_patients_are_named(tmp_path, capsys):
+    for name in ("a/p1_t1.nii", "a/p2_flair.nii", "b/p3_t1.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(chosen_cases(tmp_path, None, BRATS)) == 2
+    printed = capsys.readouterr().out
+    assert (
+        "warning: a: The file names speak of two patients: p2_flair.nii (FLAIR) and p1_t1.nii (T1)."
+        in printed
+    )
+    assert "warning: b" not in printed
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,54 @@ def test_what_is_no_manifest(tmp_path: Path, text: str | None, code: str) -> Non
     with pytest.raises(InputError) as caught:
         find_cases(tmp_path / "x.csv")
     assert caught.value.code == code
+
+
+def test_a_folder_of_two_names_is_warned_of_and_of_two_names_and_folders_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One kind of evidence warns, two refuse."""
+    one = touch(tmp_path / "x", "BraTS-GLI-00012-000-t2f.nii.gz", "BraTS-GLI-00034-000-t1c.nii.gz")
+    assert run(one, "--json") == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert (
+        "The file names speak of two patients: BraTS-GLI-00012-000-t2f.nii.gz (FLAIR)" in case["warnings"][0]
+    )
+    touch(tmp_path, "p1/p1_flair.nii", "p2/p2_t1c.nii")
+    manifest = tmp_path / "cases.csv"
+    manifest.write_text("case,folder,FLAIR,T1c\nx,.,p1/p1_flair.nii,p2/p2_t1c.nii\ny,p1,p1_flair.nii,\n")
+    assert run(manifest, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert [(case["case"], case["warnings"]) for case in found["cases"]] == [("y", [])]
+    assert [bad["code"] for bad in found["refused"]] == ["two-patients"]
+    assert "p2_t1c.nii (T1c). The folders speak" in found["refused"][0]["why"]
+
+
+def test_images_below_the_folder_of_a_case_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path / "p1", "flair.nii", "with contrast/t1.nii", "without contrast/t1.nii")
+    for folder in (tmp_path, tmp_path / "p1"):
+        assert run(folder, "--json") == 0
+        (case,) = json.loads(capsys.readouterr().out)["cases"]
+        assert [left["file"] for left in case["unused"]] == [
+            "with contrast/t1.nii",
+            "without contrast/t1.nii",
+        ]
+        assert "below the case's" in case["unused"][0]["why"]
+
+
+def test_visits_numbered_twice_are_named_with_their_patient(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(
+        tmp_path,
+        "Patient-001/week-000-1/CT1.nii",
+        "Patient-001/week-000-2/CT1.nii",
+        "Patient-002/week-044/T1.nii",
+    )
+    assert run(tmp_path, "--json") == 0
+    assert [case["case"] for case in json.loads(capsys.readouterr().out)["cases"]] == [
+        "Patient-001_week-000-1",
+        "Patient-001_week-000-2",
+        "Patient-002_week-044",
+    ]

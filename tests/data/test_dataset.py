@@ -25,7 +25,7 @@ from m3ae_core.data.preprocess import brain_box, standardise
 from m3ae_core.errors import InputError
 from m3ae_core.intensity import PreprocessConfig
 from m3ae_core.io.case import CaseFiles, read_case
-from m3ae_core.io.volume import write_labels
+from m3ae_core.io.volume import read_volume, write_image, write_labels
 from m3ae_core.regions import BRATS_2023, MSD, LabelScheme, encode
 from tiny import cached
 
@@ -75,6 +75,16 @@ def test_arrays_are_mapped_not_loaded(files: CaseFiles, cache: Path) -> None:
         assert isinstance(case.image, np.memmap)
         assert isinstance(case.regions, np.memmap)
         assert not case.image.flags.writeable
+
+
+def test_images_of_two_patients_are_not_trained_on(tmp_path: Path, cache: Path) -> None:
+    files = write_phantom(tmp_path, "case")
+    volume = read_volume(files.images["T2"])
+    write_image(files.images["T2"], np.roll(volume.data, 12, axis=0), volume.affine)
+    with pytest.raises(InputError) as caught:
+        cache_case(files, MODEL, BRATS_2023, cache)
+    assert caught.value.code == "two-patients"
+    assert not cache.exists() or not list(cache.iterdir())
 
 
 def test_a_case_is_read_once(files: CaseFiles, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

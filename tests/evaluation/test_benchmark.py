@@ -1,5 +1,6 @@
 """A benchmark of tiny models on phantoms: right numbers, nothing computed twice, nothing lost, no change unnoticed."""
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.errors import BundleError, ConfigError, InputError
+from m3ae_core.evaluation import registry
 from m3ae_core.evaluation.benchmark import mean_dice, run
 from m3ae_core.evaluation.conventions import BRATS_LEGACY, CONVENTIONS, RFNET_PP500
 from m3ae_core.evaluation.metrics import dice_by_region, hd95_mm
 from m3ae_core.evaluation.plan import hash_case
+from m3ae_core.evaluation.registry import METRICS, Metric
 from m3ae_core.evaluation.results import PAPER_ROWS, Results, table_order
 from m3ae_core.evaluation.slices import read_slices
 from m3ae_core.evaluation.statistics import reliability
@@ -23,7 +26,7 @@ from m3ae_core.events import CaseMeasured, Progress
 from m3ae_core.inference import device
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case, find_cases, read_case, read_case_labels
-from m3ae_core.io.volume import read_labels, write_labels
+from m3ae_core.io.volume import read_labels, read_volume, write_image, write_labels
 from m3ae_core.modalities import BRATS, ModalitySet
 from m3ae_core.regions import BRATS_2023, MSD, REGIONS, LabelScheme, encode
 from tiny import RECIPE, random_bundle, with_substitute, write_cases
@@ -116,8 +119,8 @@ def test_the_scores_are_those_of_the_masks_a_user_gets(finished, bundle):
         for score in results.scores(BRATS_LEGACY)
         if (score.case, score.subset) == (files.name, "FLAIR+T2")
     }
-    assert {region: score.dice for region, score in found.items()} == pytest.approx(dice)
-    assert {region: score.hd95_mm for region, score in found.items()} == pytest.approx(hd95)
+    assert {region: score.values["dice"] for region, score in found.items()} == pytest.approx(dice)
+    assert {region: score.values["hd95_mm"] for region, score in found.items()} == pytest.approx(hd95)
     assert found["WT"].reference_voxels == np.count_nonzero(reference.data)
     assert found["WT"].bundle_sha256 == bundle.sha256
     assert found["WT"].case_sha256 == hash_case(files)
@@ -178,7 +181,7 @@ def test_a_changed_case_is_noticed_and_measured_again(place, bundle):
     assert all(score.reference_empty == (score.region == "ET") for score in changed)
     enhancing = [score for score in changed if score.region == "ET" and not score.predicted_empty]
     assert enhancing
-    assert all(score.dice == 0 and score.hd95_mm > 100 for score in enhancing)
+    assert all(score.values["dice"] == 0 and score.values["hd95_mm"] > 100 for score in enhancing)
 
 
 def test_another_label_scheme_is_another_measurement(place, bundle):
@@ -187,6 +190,16 @@ def test_another_label_scheme_is_another_measurement(place, bundle):
     assert not measured(islice(events, 16))[0].reused
     with pytest.raises(InputError):  # stopped there, the folder holds neither the old results nor the new
         load_results(out)
+
+
+def test_a_case_of_two_patients_is_refused_before_it_is_measured(place, bundle):
+    cases, out = place
+    volume = read_volume(cases[0].images["T2"])
+    write_image(cases[0].images["T2"], np.roll(volume.data, 12, axis=0), volume.affine)
+    events = run([bundle], cases, out, device="cpu")
+    with pytest.raises(InputError) as caught:
+        next(events)
+    assert caught.value.code == "two-patients"
 
 
 def test_a_scheme_of_ones_own_is_kept_and_another_of_its_name_is_another_measurement(place, bundle):
@@ -256,7 +269,7 @@ def test_models_are_told_apart_by_all_that_decides_about_their_answers(tmp_path,
     results = events[-1]
     labels = [model.label for model in results.models]
     assert labels == [f"random ({b.fingerprint[:8]})" for b in (bundle, other)]
-    scores = {(s.bundle, s.case, s.subset, s.region): s.dice for s in results.scores(BRATS_LEGACY)}
+    scores = {(s.bundle, s.case, s.subset, s.region): s.values["dice"] for s in results.scores(BRATS_LEGACY)}
     assert len(scores) == 2 * 2 * 45
     case = cases[0].name
     full = str(BRATS.full)  # nothing is substituted there
@@ -309,6 +322,24 @@ def test_any_modality_set(tmp_path):
     assert set(reliability(results, bundle)) == {"T2", "T1", "T2+T1"}
 
 
+def test_models_over_one_set_of_modalities_are_compared_whatever_their_order(tmp_path):
+    write_cases(tmp_path / "cases", 1)
+    bundles = []
+    for names in (("T2", "T1"), ("T1", "T2")):
+        config = RECIPE.model.model_copy(update={"modalities": names})
+        recipe = RECIPE.model_copy(update={"model": config})
+        bundles.append(saved(tmp_path / "".join(names), random_bundle(recipe), name="-".join(names)))
+    cases = find_cases(tmp_path / "cases", bundles[0].config.modality_set)
+    results = finish(bundles, cases, tmp_path / "out")
+    scores = results.scores(BRATS_LEGACY)
+    found = {(score.bundle, frozenset(score.subset.split("+")), score.region) for score in scores}
+    assert len(found) == len(scores) == 2 * 3 * 3
+    for bundle in bundles:
+        assert {frozenset(name.split("+")) for name in reliability(results, bundle)} == {
+            frozenset(subset.present) for subset in bundle.config.modality_set.subsets()
+        }
+
+
 def test_tables_have_the_papers_rows_for_its_sequences_in_any_order():
     other = ModalitySet.named(("T1", "T1c", "T2", "FLAIR"))
     for modalities in (BRATS, other):
@@ -333,7 +364,7 @@ def test_the_order_of_channels_does_not_matter(tmp_path, finished):
 def test_reliability_is_what_a_prediction_quotes(finished, bundle):
     cases, results = finished
     card = reliability(results, bundle)
-    values = [s.dice for s in results.scores(BRATS_LEGACY) if (s.subset, s.region) == ("T1c", "TC")]
+    values = [s.values["dice"] for s in results.scores(BRATS_LEGACY) if (s.subset, s.region) == ("T1c", "TC")]
     low, high = sorted(values)
     assert card["T1c"]["TC"] == {
         "median": round((low + high) / 2, 3),
@@ -355,9 +386,65 @@ def test_reliability_belongs_to_the_very_bundle(finished, tmp_path):
 
 def test_mean_dice_counts_empty_pairs_as_agreement(finished):
     measurement = finished[1].measurements[0]
-    nothing = replace(measurement.overlaps["T2"]["ET"], predicted=0, reference=0, dice=None, hd95_mm=None)
-    overlaps = {"T2": {"ET": nothing}, "T1": {"ET": replace(nothing, predicted=5, dice=0.0)}}
+    nothing = replace(measurement.overlaps["T2"]["ET"], predicted=0, reference=0, shared=0)
+    overlaps = {"T2": {"ET": nothing}, "T1": {"ET": replace(nothing, predicted=5)}}
     assert mean_dice(replace(measurement, overlaps=overlaps)) == {"ET": 0.5}
+
+
+EMPTY = {"both_empty": 1.0, "undefined": 0.0}
+SENSITIVITY = Metric(
+    name="sensitivity",
+    title="Sensitivity",
+    from_counts=lambda _, reference, shared: shared / reference,
+    **EMPTY,
+)
+VOLUME = Metric(
+    name="volume",
+    title="Volume",
+    from_masks=lambda ours, theirs, mm: float(ours.sum() * np.prod(mm)),
+    **EMPTY,
+)
+
+
+@pytest.mark.parametrize(("metric", "again"), [(SENSITIVITY, False), (VOLUME, True)])
+def test_a_new_metric_is_computed_again_only_where_counts_are_not_enough(
+    place, bundle, monkeypatch, metric, again
+):
+    cases, out = place
+    before = load_results(out)
+    monkeypatch.setattr(registry, "METRICS", (*METRICS, metric))
+    events = list(run([bundle], cases, out, device="cpu"))
+    assert [event.reused for event in measured(events)] == [not again] * 2
+    legacy = events[-1].conventions[0]
+    for old, new in zip(before.scores(BRATS_LEGACY), events[-1].scores(legacy), strict=True):
+        assert old.values.items() < new.values.items()
+        expected = new.predicted_voxels * 64
+        if metric is SENSITIVITY:  # from the definition of Dice
+            shared = new.values["dice"] * (new.predicted_voxels + new.reference_voxels) / 2
+            expected = shared / new.reference_voxels
+        assert new.values[metric.name] == pytest.approx(expected)
+    monkeypatch.undo()
+    with pytest.raises(InputError) as caught:
+        load_results(out)
+    assert caught.value.code == "no-metric"
+    assert metric.name in str(caught.value)
+
+
+def test_results_of_the_first_version_are_read(place):
+    _, out = place
+    before = load_results(out)
+    for path in (out / "measurements").rglob("*.json"):
+        content = json.loads(path.read_text("utf-8"))
+        for own in (own for regions in content["overlaps"].values() for own in regions.values()):
+            total, shared = own["predicted"] + own["reference"], own.pop("shared")
+            own |= {"dice": 2 * shared / total if total else None, **own.pop("measured")}
+        path.write_text(json.dumps(content))
+    index = json.loads((out / "benchmark.json").read_text("utf-8"))
+    del index["metrics"]
+    (out / "benchmark.json").write_text(json.dumps(index))
+    after = load_results(out)
+    assert after.measurements == before.measurements
+    assert after.metrics == before.metrics
 
 
 def test_pp500_changes_enhancing_tumour_alone(finished):
@@ -365,8 +452,8 @@ def test_pp500_changes_enhancing_tumour_alone(finished):
     for plain, removed in zip(results.scores(BRATS_LEGACY), results.scores(RFNET_PP500), strict=True):
         small = plain.region == "ET" and plain.predicted_voxels * 64 < 500
         assert removed.predicted_empty == (plain.predicted_empty or small)
-        assert (removed.dice == plain.dice) or small
-        assert removed.hd95_mm is None
+        assert (removed.values["dice"] == plain.values["dice"]) or small
+        assert "hd95_mm" not in removed.values
 
 
 def test_a_cases_hash_is_that_of_its_content(place):

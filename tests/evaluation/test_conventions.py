@@ -3,27 +3,29 @@
 import numpy as np
 import pytest
 
-from m3ae_core.evaluation.conventions import BRATS_LEGACY, BRATS_LESIONS, CONVENTIONS, M3AE_PAPER, RFNET_PP500
-from m3ae_core.evaluation.metrics import Overlap, overlap
+from m3ae_core.evaluation.conventions import (
+    BRATS_LEGACY,
+    BRATS_LESIONS,
+    CONVENTIONS,
+    M3AE_PAPER,
+    RFNET_PP500,
+)
+from m3ae_core.evaluation.registry import Overlap, overlap
 
 
 def measured(predicted: int, reference: int, *, voxel_mm3: float = 1.0) -> Overlap:
     """What masks of so many voxels might give on the BraTS grid."""
-    dice = 0.8 if predicted and reference else 0.0 if predicted or reference else None
-    return Overlap(
-        predicted,
-        reference,
-        dice,
-        4.0 if predicted and reference else None,
-        voxel_mm3,
-        (240**2 + 240**2 + 155**2) ** 0.5,
-        dice and dice / 2,
-    )
+    both = predicted > 0 and reference > 0
+    shared = 0.4 * (predicted + reference) if both else 0  # a Dice of 0.8
+    lesions = 0.4 if both else 0.0 if predicted or reference else None
+    diagonal = (240**2 + 240**2 + 155**2) ** 0.5
+    of_masks = {"lesion_dice": lesions, "hd95_mm": 4.0 if both else None}
+    return Overlap(predicted, reference, shared, voxel_mm3, diagonal, of_masks)
 
 
 def score(convention, region, overlap):
-    scored = convention.applied(region, overlap)
-    return convention.dice(scored), convention.hd95_mm(scored)
+    found = convention.scores(convention.applied(region, overlap))
+    return found.pop("dice"), found.pop("hd95_mm", None)
 
 
 CASES = [  # convention, predicted voxels, reference voxels -> Dice, HD95
@@ -50,7 +52,7 @@ CASES = [  # convention, predicted voxels, reference voxels -> Dice, HD95
 @pytest.mark.parametrize("region", ["WT", "TC", "ET"])
 def test_empty_masks(convention, region, predicted, reference, dice, hd95):
     found = score(convention, region, measured(predicted, reference))
-    assert found == (dice, hd95 if hd95 is None else pytest.approx(hd95, abs=1e-5))
+    assert found == (pytest.approx(dice), hd95 if hd95 is None else pytest.approx(hd95, abs=1e-5))
 
 
 def test_the_penalty_is_the_diagonal_of_any_image():
@@ -72,7 +74,7 @@ def test_the_penalty_is_the_diagonal_of_any_image():
 def test_small_enhancing_tumour_is_removed_by_its_volume(region, predicted, voxel_mm3, kept):
     found = RFNET_PP500.applied(region, measured(predicted, 700, voxel_mm3=voxel_mm3))
     assert found.predicted == (predicted if kept else 0)
-    assert RFNET_PP500.dice(found) == (0.8 if kept else 0.0)
+    assert RFNET_PP500.scores(found) == {"dice": pytest.approx(0.8) if kept else 0.0}
 
 
 def test_removing_a_small_false_positive_is_a_success():

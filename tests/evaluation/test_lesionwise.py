@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from m3ae_core.evaluation.lesionwise import lesionwise_dice
-from m3ae_core.evaluation.metrics import dice, overlap
+from m3ae_core.evaluation.metrics import dice
+from m3ae_core.evaluation.registry import DICE, LESION_DICE, overlap
 
 MM = (1.0, 1.0, 1.0)
 
@@ -78,8 +79,14 @@ def test_empty_masks():
 
 def test_a_benchmark_measures_it_beside_the_plain_one():
     found = overlap(mask(LARGE, AWAY), mask(LARGE), MM)
-    assert found.lesion_dice == pytest.approx(1 / 2)
-    assert found.dice == pytest.approx(2000 / 2008)
+    assert LESION_DICE.score(found) == pytest.approx(1 / 2)
+    assert DICE.score(found) == pytest.approx(2000 / 2008)
+
+
+def test_lesions_too_small_to_be_scored_agree():
+    small = np.s_[2:4, 2:4, 2:4]
+    assert lesionwise_dice(mask(), mask(small), MM) is None
+    assert LESION_DICE.score(overlap(mask(), mask(small), MM)) == 1
 
 
 def by_the_definition(prediction: np.ndarray, reference: np.ndarray) -> float | None:

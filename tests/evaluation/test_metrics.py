@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3ae_core.errors import ConfigError, InputError
-from m3ae_core.evaluation.metrics import compare_files, dice, dice_by_region, hd95_mm, overlap
+from m3ae_core.evaluation.metrics import bounding_box, compare_files, dice, dice_by_region, hd95_mm
+from m3ae_core.evaluation.registry import DICE, overlap
 from m3ae_core.io.volume import write_labels
 from m3ae_core.regions import BRATS_2021, BRATS_2023, MSD
 
@@ -152,18 +153,34 @@ def test_hd95_agrees_with_all_pairs_of_boundary_voxels(seed, spacing):
 
 
 def test_hd95_of_an_empty_mask_is_a_question_of_convention():
-    with pytest.raises(InputError) as caught:
-        hd95_mm(slab(0, 1), np.zeros((12, 13, 14), bool), (1, 1, 1))
-    assert caught.value.code == "empty-mask"
+    some, empty = slab(0, 1), np.zeros((12, 13, 14), bool)
+    assert [hd95_mm(*masks, (1, 1, 1)) for masks in ((some, empty), (empty, some), (empty, empty))] == [
+        None
+    ] * 3
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_box_around_a_mask(order):
+    mask = np.zeros((5, 6, 7), bool, order=order)
+    assert mask[bounding_box(mask)].shape == mask.shape
+    mask[1, 2:4, 3] = mask[3, 3, 6] = True
+    assert bounding_box(mask) == (slice(1, 4), slice(2, 4), slice(3, 7))
 
 
 def test_overlap_says_what_is_empty():
     some, empty = slab(0, 2), np.zeros((12, 13, 14), bool)
     both = overlap(some, slab(0, 3), (1, 2, 3))
-    assert (both.predicted, both.reference, both.dice, both.hd95_mm) == (182, 182, 0, 1)
+    assert (both.predicted, both.reference, both.shared, both.measured["hd95_mm"]) == (182, 182, 0, 1)
     assert both.voxel_mm3 == 6
     assert both.diagonal_mm == pytest.approx(np.sqrt(12**2 + 26**2 + 42**2))
     one = overlap(some, empty, (1, 2, 3))
-    assert (one.predicted, one.reference, one.dice, one.hd95_mm) == (182, 0, 0, None)
-    none = overlap(empty, empty, (1, 2, 3))
-    assert (none.dice, none.hd95_mm) == (None, None)
+    assert (one.predicted, one.reference, one.shared) == (182, 0, 0)
+    assert one.measured == {"lesion_dice": 0, "hd95_mm": None}
+    assert overlap(empty, empty, (1, 2, 3)).measured == {"lesion_dice": None, "hd95_mm": None}
+
+
+@given(seed=st.integers(0, 10_000))
+def test_dice_from_counts_is_that_of_the_masks(seed):
+    rng = np.random.default_rng(seed)
+    masks = [rng.random((4, 5, 3)) < rng.uniform(0, 0.9) for _ in range(2)]
+    assert DICE.score(overlap(*masks, (1, 1, 1), ())) == dice(*masks)

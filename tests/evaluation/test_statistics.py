@@ -16,8 +16,7 @@ SCORE = Score(
     subset="T1",
     region="ET",
     convention="brats_legacy",
-    dice=0.0,
-    hd95_mm=0.0,
+    values={"dice": 0.0, "hd95_mm": 0.0},
     predicted_voxels=1,
     reference_voxels=1,
     predicted_empty=False,
@@ -30,7 +29,9 @@ SCORE = Score(
 
 
 def scores(bundle: str, values: list[float]) -> list[Score]:
-    return [replace(SCORE, bundle=bundle, case=str(i), dice=value) for i, value in enumerate(values)]
+    return [
+        replace(SCORE, bundle=bundle, case=str(i), values={"dice": value}) for i, value in enumerate(values)
+    ]
 
 
 def test_summary_by_hand():
@@ -59,7 +60,7 @@ def test_every_case_counts():
 
 def test_a_metric_that_the_convention_lacks_is_refused():
     with pytest.raises(InputError):
-        summaries([replace(SCORE, hd95_mm=None)], "hd95_mm")
+        summaries([replace(SCORE, values={"dice": 0.0})], "hd95_mm")
 
 
 def test_holm_by_hand():

@@ -317,6 +317,13 @@ def test_for_a_gpu_the_readers_lay_cases_on_the_template(predictor, place, monke
     assert laid.count("MainThread") == 3  # it finds done what the readers did
 
 
+def test_a_file_of_another_name_in_a_case_is_warned_of(predictor, place):
+    path = place / "cases" / "case-2" / "case-2-t2w.nii.gz"
+    path.rename(path.with_name("case-7-t2w.nii.gz"))
+    *_, last = run(Cohort(predictor, place / "out"), place)
+    assert "case-7-t2w.nii.gz (T2)" in "".join(last.warnings)
+
+
 def test_a_case_of_two_patients_is_refused_unless_told_otherwise(predictor, place):
     path = place / "cases" / "case-2" / "case-2-t2w.nii.gz"
     image = nib.load(path)

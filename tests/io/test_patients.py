@@ -8,6 +8,7 @@ import pytest
 
 from m3ae_core.errors import InputError
 from m3ae_core.io.patients import (
+    find_names_of_two_patients,
     find_two_patients,
     folders_evidence,
     names_evidence,
@@ -171,6 +172,21 @@ def test_one_kind_warns_and_two_refuse():
     with pytest.raises(InputError, match=r"file names speak.*folders speak") as caught:
         find_two_patients({name: brain(path=path) for name, path in both.items()})
     assert caught.value.code == "two-patients"
+
+
+def test_two_names_in_one_folder_warn_and_with_another_outline_refuse():
+    paths = {"T1": Path("/d/x/BraTS2021_00001_t1.nii"), "T2": Path("/d/x/BraTS2021_00002_t2.nii")}
+    (said,) = find_two_patients({name: brain(path=path) for name, path in paths.items()})
+    assert said == find_names_of_two_patients(paths)[0]
+    other = {"T1": brain(path=paths["T1"]), "T2": brain((64.0, 72.0, 60.0), paths["T2"])}
+    with pytest.raises(InputError, match=r"file names speak of two patients.*different outlines") as caught:
+        find_two_patients(other)
+    assert caught.value.code == "two-patients"
+
+
+def test_names_and_folders_alone_refuse_unread():
+    with pytest.raises(InputError, match=r"file names speak.*folders speak"):
+        find_names_of_two_patients({"T1": Path("/d/p1/p1_t1.nii"), "T2": Path("/d/p2/p2_t2.nii")})
 
 
 def test_one_patient_is_not_objected_to():

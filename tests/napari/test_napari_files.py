@@ -13,6 +13,7 @@ from m3ae_core.modalities import BRATS
 from napari_m3ae import layers
 from napari_m3ae._reader import get_reader
 from napari_m3ae._writer import write_labels_layer
+from napari_m3ae.asking import Answers
 
 OBLIQUE = np.array([[2, 0, 0, 3], [0, 1.8, -0.6, 4], [0, 0.6, 1.8, 5], [0, 0, 0, 1.0]])
 
@@ -107,3 +108,33 @@ def test_labels_without_an_orientation_are_not_written(tmp_path):
     with pytest.raises(InputError, match="lies in the patient"):
         write_labels_layer(str(tmp_path / "x.nii.gz"), *layer.as_layer_data_tuple()[:2])
     assert not (tmp_path / "x.nii.gz").exists()
+
+
+@pytest.fixture
+def unclear(files):
+    """The T1c image of a case under a name that contradicts itself."""
+    return files.images["T1c"].rename(files.labels.parent / "patient_post_T1.nii.gz")
+
+
+def test_file_whose_name_leaves_the_sequence_open_is_said_to_be_a_plain_image(files, unclear, told):
+    (layer,) = opened(unclear)
+    assert layers.modality_of(layer) is None
+    assert "patient_post_T1.nii.gz: The name does not tell which sequence it is" in told[-1]
+    assert "part Segment" in told[-1]
+    (other,) = opened(files.images["T1"])
+    assert layers.source_of(layer) == layers.source_of(other)
+    assert len(told) == 1
+
+
+def test_folder_with_such_a_file_is_opened_and_the_file_is_a_plain_image(files, unclear, told):
+    plain, *known = opened(files.labels.parent)
+    assert plain.name == "patient_post_T1.nii.gz"
+    assert [layers.modality_of(layer) for layer in known] == ["T2", "T1", "FLAIR", None]
+    assert len(told) == 1
+
+
+def test_what_was_answered_in_the_panel_holds_for_file_and_folder(files, unclear, told):
+    Answers().remember(unclear, "T1c")
+    assert layers.modality_of(opened(unclear)[0]) == "T1c"
+    assert "T1c" in {layers.modality_of(layer) for layer in opened(files.labels.parent)}
+    assert not told

@@ -41,9 +41,9 @@ from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.curves import read_log, save_curves
 from m3ae_core.seal import sealed
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
+from m3ae_core.training.folder import _keep_recipe
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.record import LOG, TIMES, log_sha256, rewind
-from m3ae_core.training.run import _keep_recipe
 from napari_m3ae.autosave import EDITED, MODEL, Autosave, _load
 from napari_m3ae.editing import put
 from napari_m3ae.result import show

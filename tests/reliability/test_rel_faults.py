@@ -35,7 +35,7 @@ from m3ae_core.data.dataset import cache_case
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
 from m3ae_core.data.splits import Split, write_split
 from m3ae_core.errors import OutputError
-from m3ae_core.evaluation.metrics import Overlap
+from m3ae_core.evaluation.registry import Overlap
 from m3ae_core.evaluation.results import Measurement, Model, Results, table_order
 from m3ae_core.evaluation.slices import Slices, write_slices
 from m3ae_core.evaluation.store import slices_file, write_measurement
@@ -164,7 +164,7 @@ MODEL = Model("model", "a" * 64, "1" * 64)
 
 
 def measured(model: Model, name: str) -> Measurement:
-    found = Overlap(800, 900, 0.8, 5.0, 1.0, 373.0, 0.8)
+    found = Overlap(800, 900, 680, 1.0, 373.0, {"lesion_dice": 0.8, "hd95_mm": 5.0})
     rows = {str(subset): dict.fromkeys(("WT", "TC", "ET"), found) for subset in table_order(BRATS)}
     key = {"bundle_sha256": model.sha256, "fingerprint": model.fingerprint, "case": name}
     return Measurement({**key, "case_sha256": "c" * 64, "code_version": __version__}, "cpu", rows)
@@ -408,8 +408,9 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         return Figure(figsize=(2, 1))
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-    monkeypatch.setattr("m3ae_core.report.benchmark.page", lambda results, _: f"<p>{results.record}</p>")
-    monkeypatch.setattr("m3ae_core.report.case._pictures", lambda *_: [])
+    monkeypatch.setattr("m3ae_core.report.benchmark.score_plot", small)
+    monkeypatch.setattr("m3ae_core.report.benchmark.examples", lambda *_: [])
+    monkeypatch.setattr("m3ae_core.report.case._figure", small)
     for module in ("curves", "figure"):
         monkeypatch.setattr(f"m3ae_core.report.{module}.new_figure", small)
 

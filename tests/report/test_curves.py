@@ -39,7 +39,33 @@ def test_a_panel_for_each_thing_recorded(tmp_path):
 
 
 def test_a_line_being_written_is_left_out(tmp_path):
-    assert read_log(write(tmp_path, EPOCHS, '{"epoch": 4, "ter')) == EPOCHS
+    epochs, validations = read_log(write(tmp_path, EPOCHS, '{"epoch": 4, "ter'))
+    assert [line.model_dump(exclude_unset=True) for line in epochs] == EPOCHS
+    assert validations == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"epoch": 4},
+        {"epoch": "4", "terms": {"segmentation": 1.0}},
+        {"epoch": True, "terms": {"segmentation": 1.0}},
+        {"epoch": 4, "terms": {"segmentation": "1"}},
+        {"epoch": 4, "terms": {"reconstruction": 1.0}},
+        {"epoch": 4, "dice": {"WT": 0.5}},
+        {**DICE, "dice": {"WT": 0.5}},
+        ["terms"],
+    ],
+)
+def test_a_line_that_cannot_be_drawn(tmp_path, line):
+    with pytest.raises(InputError) as caught:
+        save_curves(write(tmp_path, [*EPOCHS, DICE, line]), tmp_path / "curves.png")
+    assert caught.value.code == "no-run"
+
+
+def test_a_loss_that_is_not_finite_is_read(tmp_path):
+    epochs, _ = read_log(write(tmp_path, [{"epoch": 1, "terms": {"segmentation": float("nan")}}]))
+    assert np.isnan(epochs[0].terms["segmentation"])
 
 
 @pytest.mark.parametrize("change", ["value", "line", "order", None])
@@ -56,7 +82,7 @@ def test_a_log_that_was_changed_since_the_checkpoint_is_refused(tmp_path, change
     }[change]
     write(tmp_path, [*changed, later])
     if change is None:
-        assert read_log(tmp_path) == [*EPOCHS, later]
+        assert [line.epoch for line in read_log(tmp_path)[0]] == [1, 2, 3, 4]
         return
     with pytest.raises(InputError, match=r"not what it was when the run's checkpoint was written") as caught:
         save_curves(tmp_path, tmp_path / "curves.png")
@@ -67,7 +93,7 @@ def test_a_log_that_was_changed_since_the_checkpoint_is_refused(tmp_path, change
 def test_a_log_beside_a_damaged_checkpoint_is_refused_and_beside_an_older_one_drawn(tmp_path):
     write(tmp_path, EPOCHS)
     save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 1})
-    assert read_log(tmp_path) == EPOCHS
+    assert [line.epoch for line in read_log(tmp_path)[0]] == [1, 2, 3]
     (tmp_path / "checkpoint.pt").write_bytes(b"x")
     with pytest.raises(BundleError):
         read_log(tmp_path)

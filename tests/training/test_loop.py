@@ -21,7 +21,7 @@ from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validat
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import load_pickle
 from m3ae_core.methods.method import Task
-from m3ae_core.training.loop import CHECKPOINT, _batches, _loader, fit
+from m3ae_core.training.loop import CHECKPOINT, Setting, _batches, _loader, fit
 from m3ae_core.training.schedule import Budget, cosine
 
 
@@ -65,9 +65,9 @@ def run(folder: Path, task: Task | None = None, **options: Any) -> Iterator[Even
         options.pop("samples", Points()),
         options.pop("fabric", Fabric(accelerator="cpu", devices=1)),
     )
-    options = {"hardware": Hardware(workers=0), **options}
     task = task or Line()
-    return fit(task, samples, config, fabric, folder, validate=task.validate, **options)
+    setting = Setting(folder, options.pop("hardware", Hardware(workers=0)), validate=task.validate, **options)
+    return fit(task, samples, config, fabric, setting)
 
 
 def of(kind: type, events: list[Event]) -> list[Any]:

@@ -135,7 +135,7 @@ def test_two_modalities(cases, tmp_path):
     list(pretrain(recipe, cases, tmp_path / "one"))
     run = finetune(recipe, cases[:2], tmp_path / "one/bundle", tmp_path / "two", validation=cases[2:3])
     validated = of(Validated, list(run))[0]
-    assert list(validated.by_subset) == ["T2", "FLAIR", "T2+FLAIR"]
+    assert list(validated.by_subset) == ["FLAIR", "T2", "FLAIR+T2"]
     predictor = Predictor(load_bundle(tmp_path / "two" / "bundle"), "cpu")
     modalities = recipe.model.modality_set
     case = read_case(find_case(cases[0].images["T2"].parent, modalities), modalities).only("FLAIR")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
+from m3ae_core.cli.printed import print_doubts
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 
@@ -45,14 +46,16 @@ def benchmark(
     from m3ae_core.io.folders.schemes import scheme_words, schemes_of
     from m3ae_core.report.benchmark import write_report
     from m3ae_core.report.canvas import new_figure
+    from m3ae_core.report.template import environment
 
-    new_figure(1, 1)  # tells at once, not after hours, if matplotlib is missing
+    new_figure(1, 1), environment()  # tells at once, not after hours, if matplotlib or jinja2 is missing
     bundles = [load_bundle(folder) for folder in bundle or (builtin_bundle(),)]
     chosen = find_cases(cases, bundles[0].config.modality_set)
     if split:
         chosen = select(chosen, read_part(split, "test"))
     schemes = schemes_of(chosen, [scheme] if scheme else [])
     print(scheme_words(schemes))
+    print_doubts(chosen)
     events = run(bundles, chosen, output, schemes=schemes, device=device, arithmetic=arithmetic)
     results = follow(events)
     print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from m3ae_core.card import unassessable_words
+from m3ae_core.errors import printable
+
+if TYPE_CHECKING:
+    from m3ae_core.io.folders.matching import CaseFiles
 
 
 def print_dice(dice: dict[str, float]) -> None:
     """Print the Dice similarity of each region."""
     print("Dice    " + "  ".join(f"{region} {value:.3f}" for region, value in dice.items()))
+
+
+def print_doubts(cases: Iterable[CaseFiles]) -> None:
+    """Name the cases whose files are called after two patients.
+
+    Raises
+    ------
+    InputError
+        If the folders of a case tell so, too (``two-patients``).
+    """
+    from m3ae_core.io.patients import find_names_of_two_patients
+
+    for files in cases:
+        for doubt in find_names_of_two_patients(files.images):
+            print(f"warning: {printable(files.name)}: {doubt}")
 
 
 def print_reliability(measured: dict[str, dict[str, float]] | None) -> None:

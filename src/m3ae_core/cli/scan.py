@@ -40,8 +40,14 @@ def scan(
         cases, refused = (), {str(folder): error}
     if csv is not None:
         write_manifest(cases, csv)
+    described: list[dict[str, Any]] = []
+    for files in cases:
+        try:
+            described.append(_described(files))
+        except InputError as error:
+            refused[files.name] = error
     found = {
-        "cases": [_described(files) for files in cases],
+        "cases": described,
         "refused": [_refused(name, error, folder) for name, error in refused.items()],
     }
     print(json.dumps(found, indent=2) if json_ else _table(found["cases"], found["refused"]))
@@ -56,14 +62,21 @@ def scan(
 
 
 def _described(files: CaseFiles) -> dict[str, Any]:
-    """Return what is known about a case, ready for JSON; files are told relative to its folder where they lie there."""
+    """Return what is known about a case, ready for JSON; files are told relative to its folder where they lie there.
+
+    Raises
+    ------
+    InputError
+        If names and folders tell that the files are of two patients (``two-patients``).
+    """
     from m3ae_core.io.folders.manifest import folder_of, relative
     from m3ae_core.io.folders.naming import names_disagree
+    from m3ae_core.io.patients import find_names_of_two_patients
     from m3ae_core.io.sidecar import saved_scheme
 
     folder = folder_of(files)
     scheme = saved_scheme(files.labels) if files.labels else None
-    doubt = names_disagree(files.images)
+    doubts = [names_disagree(files.images), *find_names_of_two_patients(files.images)]
     return {
         "case": files.name,
         "folder": printable(folder),
@@ -72,7 +85,7 @@ def _described(files: CaseFiles) -> dict[str, Any]:
         "scheme": scheme.name if scheme else None,
         "unused": [{"file": printable(relative(path, folder)), "why": why} for path, why in files.unused],
         "questions": [question for _, question in files.questions],
-        "warnings": [doubt] if doubt else [],
+        "warnings": [*filter(None, doubts)],
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from m3ae_core.cli.arguments import OptionalFolder, OptionalPath
+from m3ae_core.cli.printed import print_doubts
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
 from m3ae_core.extras import require_extra
@@ -268,9 +269,11 @@ def _tune_memory(model: ModelConfig, stage: StageConfig, views: int) -> None:
 def chosen_cases(
     folder: Path, split: Path | None, modalities: ModalitySet, part: Literal["train", "val"] = "train"
 ) -> tuple[CaseFiles, ...]:
-    """Return the cases of a folder or manifest that the lists of a `split` name, all without one."""
+    """Return the cases of a folder or manifest that the lists of a `split` name, all without one; print doubts."""
     from m3ae_core.data.splits import read_part, select
     from m3ae_core.io.case import find_cases
 
     cases = find_cases(folder, modalities)
-    return select(cases, read_part(split, part)) if split else cases
+    chosen = select(cases, read_part(split, part)) if split else cases
+    print_doubts(chosen)
+    return chosen

@@ -1,6 +1,6 @@
 """Cached cases, and the training samples drawn from them.
 
-Cases are decoded, normalised and laid on the template once, into memory-mapped arrays. A sample is a function of
+Cases are decoded, normalised and resampled to the template once, into memory-mapped arrays. A sample is a function of
 (seed, its number): whatever the number of workers or restarts, sample k is the same.
 """
 
@@ -25,6 +25,7 @@ from m3ae_core.data.preprocess import Box, brain_box, standardise
 from m3ae_core.data.transplant import can_give, transplant
 from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
 from m3ae_core.io.grid import Grid, resample
+from m3ae_core.io.patients import find_two_patients
 from m3ae_core.regions import LabelScheme, encode
 from m3ae_core.seal import file_is_whole
 
@@ -71,9 +72,11 @@ def prepare_case(case: CaseFiles, model: ModelConfig, scheme: LabelScheme | None
     Raises
     ------
     InputError
-        If all modalities or the label map are missing, or the files cannot be used.
+        If all modalities or the label map are missing, the images seem to be of two patients (``two-patients``), or
+        the files cannot be used.
     """
     content = _read(case, model)
+    find_two_patients(content.volumes, model.modality_set)
     standard = standardise(content, model)
     if scheme is None:
         return standard.image, np.zeros((0, *model.grid.shape), bool)

@@ -12,14 +12,16 @@ from scipy.ndimage import gaussian_filter
 from m3ae_core.io.affine import Affine
 from m3ae_core.io.case import CaseFiles
 from m3ae_core.io.volume import write_image, write_labels
-from m3ae_core.modalities import BRATS
+from m3ae_core.modalities import BRATS, KNOWN, ModalitySet
 
-#: Mean intensity of each tissue in each sequence; the enhancing rim is bright on T1c, oedema on FLAIR and T2.
+#: Mean intensity of each tissue in each modality; the enhancing rim is bright on T1c, oedema on FLAIR and T2. CT is in
+#: Hounsfield units, and shows oedema and core a little darker than brain.
 CONTRASTS = {
     "FLAIR": {"grey": 420.0, "white": 360.0, "fluid": 90.0, "oedema": 760.0, "rim": 640.0, "core": 520.0},
     "T1": {"grey": 430.0, "white": 600.0, "fluid": 160.0, "oedema": 400.0, "rim": 420.0, "core": 300.0},
     "T1c": {"grey": 440.0, "white": 610.0, "fluid": 170.0, "oedema": 410.0, "rim": 980.0, "core": 310.0},
     "T2": {"grey": 480.0, "white": 340.0, "fluid": 950.0, "oedema": 780.0, "rim": 650.0, "core": 820.0},
+    "CT": {"grey": 38.0, "white": 30.0, "fluid": 6.0, "oedema": 20.0, "rim": 42.0, "core": 14.0},
 }
 #: BraTS 2023 label values.
 LABELS = {"core": 1, "oedema": 2, "rim": 3}
@@ -28,25 +30,33 @@ AFFINE: Affine = np.array(
     [[-4.0, 0.0, 0.0, -25.5], [0.0, -4.0, 0.0, 229.5], [0.0, 0.0, 4.0, -1.0], [0.0, 0.0, 0.0, 1.0]]
 )
 
-_SUFFIXES = {"FLAIR": "t2f", "T1": "t1n", "T1c": "t1c", "T2": "t2w"}
+_SUFFIXES = {"FLAIR": "t2f", "T1": "t1n", "T2": "t2w"}
+_AIR = -1000.0  # HU
 
 
 def phantom(
-    shape: Sequence[int] = (48, 56, 40), seed: int = 0
+    shape: Sequence[int] = (48, 56, 40), seed: int = 0, present: Iterable[str] = BRATS.names
 ) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.uint8]]:
     """Make one synthetic case.
 
-    Returns the four BraTS sequences by name, float32 (X, Y, Z), positive within the brain and zero outside,
-    and the label map (X, Y, Z) with BraTS 2023 values. `seed` moves and resizes the tumour and draws the
-    noise. Every tissue is there if all sides have at least 16 voxels.
+    Returns the modalities `present` by name, float32 (X, Y, Z), and the label map (X, Y, Z) with BraTS 2023 values. MRI
+    is positive within the brain and zero outside, CT in Hounsfield units in air. `seed` moves and resizes the tumour
+    and draws the noise. Every tissue is there if all sides have at least 16 voxels.
+
+    Raises
+    ------
+    ConfigError
+        If a modality is not among those of :data:`CONTRASTS`.
     """
+    subset = ModalitySet(KNOWN).subset(present)
     rng = np.random.default_rng(seed)
     tissues = _tissues(tuple(shape), rng)
     labels = np.zeros(tuple(shape), np.uint8)
     for tissue, value in LABELS.items():
         labels[tissues == tissue] = value
-    images = {name: _image(tissues, contrast, rng) for name, contrast in CONTRASTS.items()}
-    return images, labels
+    drawn = {"CT": _ct} | dict.fromkeys(BRATS.names, _mri)
+    images = {name: drawn[name](tissues, contrast, rng) for name, contrast in CONTRASTS.items()}
+    return {name: image for name, image in images.items() if name in subset}, labels
 
 
 def write_phantom(
@@ -60,13 +70,12 @@ def write_phantom(
 ) -> CaseFiles:
     """Write a synthetic case as a folder `name` within `folder`, with file names like those of BraTS 2023.
 
-    `present` names the sequences to write; the label map is always written.
+    `present` names the modalities to write; the label map is always written.
     """
-    images, labels = phantom(shape, seed)
+    images, labels = phantom(shape, seed, present)
     home = Path(folder) / name
     home.mkdir(parents=True, exist_ok=True)
-    subset = BRATS.subset(present)
-    paths = {key: home / f"{name}-{_SUFFIXES[key]}.nii.gz" for key in subset.present}
+    paths = {key: home / f"{name}-{_SUFFIXES.get(key, key.lower())}.nii.gz" for key in images}
     for key, path in paths.items():
         write_image(path, images[key], affine)
     return CaseFiles(name, paths, write_labels(home / f"{name}-seg.nii.gz", labels, affine))
@@ -100,15 +109,28 @@ def _radius(
     return radius
 
 
-def _image(
-    tissues: npt.NDArray[np.str_], contrast: dict[str, float], rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """Return one sequence: blurred tissue means, a slow bias field and noise, zero outside the brain."""
-    brain = tissues != ""
+def _means(tissues: npt.NDArray[np.str_], contrast: dict[str, float]) -> npt.NDArray[np.float64]:
+    """Return the blurred mean intensity of each voxel's tissue."""
     means = np.full(tissues.shape, contrast["grey"])
     for tissue, mean in contrast.items():
         means[tissues == tissue] = mean
+    blurred: npt.NDArray[np.float64] = gaussian_filter(means, 0.6)
+    return blurred
+
+
+def _mri(
+    tissues: npt.NDArray[np.str_], contrast: dict[str, float], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Return one sequence: tissue means, a slow bias field and noise, zero outside the brain."""
     bias = gaussian_filter(rng.standard_normal(tissues.shape), min(tissues.shape) / 5)
     bias = 1 + 0.05 * bias / np.abs(bias).max()
-    values = gaussian_filter(means, 0.6) * bias + rng.normal(0, 12, tissues.shape)
-    return np.where(brain, np.maximum(values, 1), 0).astype(np.float32)
+    values = _means(tissues, contrast) * bias + rng.normal(0, 12, tissues.shape)
+    return np.where(tissues != "", np.maximum(values, 1), 0).astype(np.float32)
+
+
+def _ct(
+    tissues: npt.NDArray[np.str_], contrast: dict[str, float], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Return a CT without skull: tissue means and noise, air outside the brain."""
+    values = _means(tissues, contrast) + rng.normal(0, 3, tissues.shape)
+    return np.where(tissues != "", values, _AIR).astype(np.float32)

@@ -35,7 +35,7 @@ class StandardCase:
     grid
         The template grid, translated to where the case lies: its affine leads to the case's own world.
     placement
-        How the case was laid on the template.
+        How the case was placed on the template.
     brain
         Lowest and highest (exclusive) template voxel of the brain, over the modalities present.
     """
@@ -54,7 +54,7 @@ class StandardCase:
 
 
 class Standardiser:
-    """Lays a case on a model's template, once per sequence, for as many subsets of its sequences as are asked for.
+    """Resamples a case to a model's template, once per sequence, for as many subsets of its sequences as are asked for.
 
     What depends on one sequence alone (its box, its percentiles, its place on the template) is kept; which box holds
     the brain, and hence where the case lies, is each subset's own matter, as if the others had never been acquired.
@@ -120,7 +120,7 @@ class Standardiser:
 
 
 def standardise(case: Case, model: ModelConfig) -> StandardCase:
-    """Normalise every modality present and lay the case on the template grid of `model`.
+    """Normalise every modality present and resample the case to the template grid of `model`.
 
     Raises
     ------

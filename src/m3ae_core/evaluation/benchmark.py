@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -12,10 +13,8 @@ import numpy.typing as npt
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.data.preprocess import Standardiser
-from m3ae_core.errors import OutputError
-from m3ae_core.evaluation.conventions import BRATS_LEGACY
-from m3ae_core.evaluation.metrics import Overlap, overlap
 from m3ae_core.evaluation.plan import Plan, check_cases, hash_case, make_plan
+from m3ae_core.evaluation.registry import DICE, Overlap, overlap
 from m3ae_core.evaluation.results import Measurement, Results, table_order
 from m3ae_core.evaluation.slices import cut, write_slices
 from m3ae_core.evaluation.store import (
@@ -27,9 +26,10 @@ from m3ae_core.evaluation.store import (
     write_measurement,
 )
 from m3ae_core.events import CaseMeasured, Progress
-from m3ae_core.files import write_json
+from m3ae_core.files import make_folder, write_json
 from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import Case, CaseFiles, read_case, read_case_labels
+from m3ae_core.io.patients import find_two_patients
 from m3ae_core.regions import BRATS_2023, LabelScheme, encode
 
 #: In what a benchmark computes; no "auto": figures are to hold on any machine.
@@ -56,9 +56,9 @@ def run(
     Parameters
     ----------
     bundles
-        Loaded from disk; all of the same sequences and regions.
+        Loaded from disk; all of the same modalities and regions.
     cases
-        Each with every sequence and a label map, under names that do not repeat.
+        Each with every modality and a label map, under names that do not repeat.
     folder
         The results folder; made if needed.
     scheme
@@ -83,13 +83,14 @@ def run(
     plan = make_plan(bundles, folder, own, arithmetic)
     check_cases(cases, plan.modalities)
     predictors = [Predictor(bundle, device, arithmetic=arithmetic) for bundle in bundles]
-    _make_folders(plan)
+    for model, file_of in product(plan.models, (measurement_file, slices_file)):
+        make_folder(file_of(folder, model.fingerprint, "any").parent)
     measurements: list[Measurement] = []
     for files in cases:
         digest, content = hash_case(files), None
         for model, predictor in zip(plan.models, predictors, strict=True):
             key = plan.key(model, files.name, digest)
-            known = measurement = _known(folder, key)
+            known = measurement = _known(plan, key)
             if measurement is None:
                 content = content or _read(files, plan)
                 measurement = yield from _measure(plan, predictor, *content, key)
@@ -104,29 +105,23 @@ def run(
 def mean_dice(measurement: Measurement) -> dict[str, float]:
     """Return the mean Dice over the subsets, per region."""
     rows = list(measurement.overlaps.values())
-    return {region: float(np.mean([BRATS_LEGACY.dice(row[region]) for row in rows])) for region in rows[0]}
+    return {region: float(np.mean([DICE.score(row[region]) for row in rows])) for region in rows[0]}
 
 
-def _make_folders(plan: Plan) -> None:
-    for model in plan.models:
-        for file_of in (measurement_file, slices_file):
-            home = file_of(plan.folder, model.fingerprint, "any").parent
-            try:
-                home.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"The folder cannot be made: {error.strerror}."
-                raise OutputError(problem, "Choose another one.", path=home, code="not-writable") from error
-
-
-def _known(folder: Path, key: dict[str, str]) -> Measurement | None:
-    """Return the stored measurement of this very key, if there is one."""
-    found = read_measurement(measurement_file(folder, key["fingerprint"], key["case"]))
-    has_slices = slices_file(folder, key["fingerprint"], key["case"]).is_file()
-    return found if found is not None and found.key == key and has_slices else None
+def _known(plan: Plan, key: dict[str, str]) -> Measurement | None:
+    """Return the stored measurement of this very key by all metrics, if there is one."""
+    found = read_measurement(measurement_file(plan.folder, key["fingerprint"], key["case"]))
+    has_slices = slices_file(plan.folder, key["fingerprint"], key["case"]).is_file()
+    if found is None or found.key != key or not has_slices:
+        return None
+    wanted = {metric.name for metric in plan.metrics if metric.from_masks}
+    overlaps = (own for regions in found.overlaps.values() for own in regions.values())
+    return found if all(wanted <= own.measured.keys() for own in overlaps) else None
 
 
 def _read(files: CaseFiles, plan: Plan) -> tuple[Case, Labels]:
     case = read_case(files, plan.modalities)
+    find_two_patients(case.volumes, plan.modalities)
     return case, read_case_labels(files, case).data
 
 
@@ -156,4 +151,4 @@ def _overlaps(labels: Labels, reference: Labels, case: Case, plan: Plan) -> dict
         encode(reference, plan.schemes[case.name], plan.regions),
         strict=True,
     )
-    return {region.name: overlap(ours, theirs, spacing) for region, ours, theirs in masks}
+    return {region.name: overlap(ours, theirs, spacing, plan.metrics) for region, ours, theirs in masks}

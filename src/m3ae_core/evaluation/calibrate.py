@@ -1,4 +1,4 @@
-"""A model calibrated: labelled cases segmented from every subset of their sequences, and what that says of it."""
+"""A model calibrated: labelled cases segmented from every subset of their modalities, and what that says of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calibrate(
     Raises
     ------
     InputError
-        If a case lacks a sequence or its label map, the model was trained on it (``training-case``), there are too few
+        If a case lacks a modality or its label map, the model was trained on it (``training-case``), there are too few
         (``too-few-cases``), or one cannot be used.
     BundleError, ConfigError
         If the model cannot segment, or the device is not there.
@@ -51,7 +51,7 @@ def calibrate(
 
 
 def measure_case(predictor: Predictor, files: CaseFiles, scheme: LabelScheme) -> Measurement:
-    """Segment one case from every subset of the model's sequences, and compare with its label map."""
+    """Segment one case from every subset of the model's modalities, and compare with its label map."""
     modalities = predictor.config.modality_set
     case = read_case(files, modalities)
     regions = [region for region in REGIONS if region.name in predictor.config.regions]
@@ -101,8 +101,5 @@ def _check(bundle: Bundle, cases: Sequence[CaseFiles]) -> None:
     check_cases(cases, bundle.config.modality_set)
     known = set(bundle.card.get("training_cases", ()))
     if trained := [files.name for files in cases if files.name in known]:
-        raise InputError(
-            f"The model was trained on {trained[0]}, so that its figures there are too good.",
-            "Calibrate on other cases.",
-            code="training-case",
-        )
+        problem = f"The model was trained on {trained[0]}, so that its figures there are too good."
+        raise InputError(problem, "Calibrate on other cases.", code="training-case")

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Mask = npt.NDArray[np.bool_]
+from m3ae_core.evaluation.metrics import Mask, bounding_box, dice
+
 Parts = npt.NDArray[np.signedinteger]
 
 DILATION_MM = 3.0
@@ -32,9 +33,7 @@ def lesionwise_dice(prediction: Mask, reference: Mask, spacing: Sequence[float])
 
     `spacing` is the voxel size along the axes in mm.
     """
-    box = _around(prediction | reference)
-    if box is None:
-        return None
+    box = bounding_box(prediction | reference)
     prediction, reference = prediction[box], reference[box]
     lesions, count = ndimage.label(_dilated(reference, spacing), _TOUCHING)
     components, found = ndimage.label(prediction, _TOUCHING)
@@ -43,7 +42,7 @@ def lesionwise_dice(prediction: Mask, reference: Mask, spacing: Sequence[float])
     for lesion in range(1, count + 1):
         own = reference & (lesions == lesion)
         if np.count_nonzero(own) * np.prod(spacing) > UNSCORED_MM3:
-            scores.append(_dice(np.isin(components, [c for other, c in touching if other == lesion]), own))
+            scores.append(dice(np.isin(components, [c for other, c in touching if other == lesion]), own))
     return float(np.mean(scores)) if scores else None
 
 
@@ -60,13 +59,3 @@ def _touching(lesions: Parts, components: Parts) -> set[tuple[int, int]]:
     """Return which lesion, dilated, shares a voxel with which predicted component."""
     both = (lesions > 0) & (components > 0)
     return set(zip(lesions[both].tolist(), components[both].tolist(), strict=True))
-
-
-def _dice(prediction: Mask, reference: Mask) -> float:
-    return float(2 * np.count_nonzero(prediction & reference) / (prediction.sum() + reference.sum()))
-
-
-def _around(mask: Mask) -> tuple[slice, ...] | None:
-    """Return the box around a mask; None if it is empty."""
-    found: list[tuple[slice, ...]] = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else None

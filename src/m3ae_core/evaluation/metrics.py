@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from m3ae_core.errors import InputError
-from m3ae_core.evaluation.lesionwise import lesionwise_dice
 from m3ae_core.io.case import require_same_grid
 from m3ae_core.io.sidecar import saved_scheme
 from m3ae_core.io.volume import Volume, read_labels
@@ -20,45 +18,10 @@ from m3ae_core.regions import REGIONS, LabelScheme, detect_scheme, encode, schem
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """How a predicted mask lies on its reference, before any convention says what an empty mask counts.
-
-    Attributes
-    ----------
-    predicted, reference
-        Voxels of the two masks.
-    dice
-        Dice similarity in [0, 1]; None if both masks are empty.
-    hd95_mm
-        See :func:`hd95_mm`; None if either mask is empty.
-    voxel_mm3, diagonal_mm
-        Volume of a voxel, and diagonal of the whole image: what conventions need to know of the grid.
-    lesion_dice
-        See :func:`~m3ae_core.evaluation.lesionwise.lesionwise_dice`; None if there is no lesion and no false positive.
-    """
-
-    predicted: int
-    reference: int
-    dice: float | None
-    hd95_mm: float | None
-    voxel_mm3: float
-    diagonal_mm: float
-    lesion_dice: float | None
-
-
-def overlap(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Overlap:
-    """Measure two masks (X, Y, Z) of one grid; `spacing` is the voxel size along its axes in mm."""
-    predicted, wanted = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
-    return Overlap(
-        predicted,
-        wanted,
-        dice(prediction, reference) if predicted or wanted else None,
-        hd95_mm(prediction, reference, spacing) if predicted and wanted else None,
-        float(np.prod(spacing)),
-        float(np.linalg.norm(np.multiply(prediction.shape, spacing))),
-        lesionwise_dice(prediction, reference, spacing),
-    )
+def bounding_box(mask: Mask) -> tuple[slice, ...]:
+    """Return the box around a mask, as slices; all of it if it is empty."""
+    box: tuple[slice, ...] | None = ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]
+    return box or (slice(None),) * mask.ndim
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -67,25 +30,16 @@ def dice(prediction: Mask, reference: Mask) -> float:
     return 2 * np.count_nonzero(prediction & reference) / total if total else 1.0
 
 
-def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
-    """95 % Hausdorff distance in mm between two masks (X, Y, Z), neither of them empty.
+def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float | None:
+    """95 % Hausdorff distance in mm between two masks (X, Y, Z); None if either is empty.
 
     The larger of the two directed 95th percentiles (linear between ranks) of the distances from the boundary voxels
     of one mask to the nearest boundary voxel of the other. A boundary voxel has a face neighbour outside its mask;
     beyond the image all is outside. `spacing` is the voxel size along the three axes in mm.
-
-    Raises
-    ------
-    InputError
-        If a mask is empty (``empty-mask``); a convention must say what that counts.
     """
     if not (prediction.any() and reference.any()):
-        raise InputError(
-            "The distance to an empty mask is not defined.",
-            "Score empty masks by a convention of m3ae_core.evaluation.conventions.",
-            code="empty-mask",
-        )
-    box = _bounding_box(prediction | reference)  # exact: both boundaries lie within it
+        return None
+    box = bounding_box(prediction | reference)  # exact: both boundaries lie within it
     ours, theirs = _boundary(prediction[box]), _boundary(reference[box])
     there = ndimage.distance_transform_edt(~theirs, sampling=spacing)[ours]
     back = ndimage.distance_transform_edt(~ours, sampling=spacing)[theirs]
@@ -142,10 +96,6 @@ def _scheme(labels: Volume, name: str | None) -> LabelScheme:
         return detect_scheme(np.unique(labels.data).tolist())
     except InputError as error:
         raise InputError(error.problem, error.fix, path=labels.path, code=error.code) from error
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
 
 
 def _boundary(mask: Mask) -> Mask:

@@ -21,7 +21,7 @@ from m3ae_core.io.case import CaseFiles, read_case
 
 Array = npt.NDArray[np.floating]
 
-#: A pair of sequences that fewer cases have is not judged.
+#: A pair of modalities that fewer cases have is not judged.
 LEAST_CASES = 9
 
 _PENALTY = 0.3  # of a squared weight
@@ -36,7 +36,7 @@ def fit_mixup(
     Parameters
     ----------
     collections
-        Correctly named cases by origin; each origin is left out once. They may lack sequences and need no labels, and
+        Correctly named cases by origin; each origin is left out once. They may lack modalities and need no labels, and
         the model may have been trained on them: the rule asks nothing of its networks.
 
     Raises
@@ -45,11 +45,9 @@ def fit_mixup(
         If there are fewer than two collections (``too-few-collections``), or a case cannot be used.
     """
     if len(collections) < 2:
-        raise InputError(
-            "A mix-up rule is measured on collections that were left out of its fit; there is only one.",
-            "Give two or more folders, each with the cases of one origin.",
-            code="too-few-collections",
-        )
+        problem = "A mix-up rule is measured on collections that were left out of its fit; there is only one."
+        fix = "Give two or more folders, each with the cases of one origin."
+        raise InputError(problem, fix, code="too-few-collections")
     total, measured = sum(map(len, collections)), list[Signs]()
     for files in (files for cases in collections for files in cases):
         yield Progress(f"case {files.name}", len(measured), total)
@@ -93,7 +91,7 @@ def _weigh(signs: Array) -> PairRule:
 
 
 def _measure(cases: Sequence[Signs], rule: MixupRule) -> LeftOut:
-    """Count the alarms over every set of two and more sequences of every case, as it is and after every exchange."""
+    """Count the alarms over every set of two and more modalities of every case, as it is and after every exchange."""
     false, found, swaps = [], Counter[str](), Counter[str]()
     for signs in (part for case in cases for part in _parts(case)):
         false.append(rule.accused(signs) is not None)
@@ -106,7 +104,7 @@ def _measure(cases: Sequence[Signs], rule: MixupRule) -> LeftOut:
 
 
 def _parts(signs: Signs) -> Iterator[Signs]:
-    """Yield the signs within every set of two and more of a case's sequences."""
+    """Yield the signs within every set of two and more of a case's modalities."""
     names = list(dict.fromkeys(name for pair in signs for name in pair))
     for size in range(2, len(names) + 1):
         for some in combinations(names, size):

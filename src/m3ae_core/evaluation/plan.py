@@ -1,9 +1,10 @@
-"""What a benchmark will measure: models, sequences, regions and cases, each with the hash that identifies it."""
+"""What a benchmark will measure: models, modalities, regions and cases, each with the hash that identifies it."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from m3ae_core import __version__
 from m3ae_core.bundle import Bundle
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.evaluation.conventions import CONVENTIONS
-from m3ae_core.evaluation.results import Measurement, Model
+from m3ae_core.evaluation.registry import Metric, registered
+from m3ae_core.evaluation.results import Measurement, Model, paper_order
 from m3ae_core.files import sha256
 from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.io.case import CaseFiles, refuse_repeated_names
-from m3ae_core.modalities import BRATS, ModalitySet
+from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import REGIONS, LabelScheme, Region
 
 
@@ -35,6 +37,7 @@ class Plan:
     regions: tuple[Region, ...]
     schemes: Mapping[str, LabelScheme]
     arithmetic: str
+    metrics: tuple[Metric, ...]
 
     def key(self, model: Model, case: str, case_sha256: str) -> dict[str, str]:
         """Return all that the measurement of a case with a model depends on."""
@@ -58,6 +61,7 @@ class Plan:
             "bundles": [asdict(model) for model in self.models],
             "modalities": list(self.modalities.names),
             "regions": [region.name for region in self.regions],
+            "metrics": [metric.name for metric in self.metrics],
             "scheme": ", ".join(sorted({self.schemes[name].identity for name in cases})),
             "schemes": {self.schemes[name].identity: dict(self.schemes[name].values) for name in cases},
             "arithmetic": self.arithmetic,
@@ -82,12 +86,12 @@ def make_plan(
 ) -> Plan:
     """Plan a benchmark of bundles that were loaded from disk, on cases whose label schemes are given by name.
 
-    Sequences come in the order of BraTS where they are its four, else in that of the first bundle.
+    Modalities come in the order of the paper where they are its four, else in that of the first bundle.
 
     Raises
     ------
     ConfigError
-        If there is no bundle, one is given twice (``bundle-repeats``), or they differ in their sequences or regions
+        If there is no bundle, one is given twice (``bundle-repeats``), or they differ in their modalities or regions
         (``bundles-differ``).
     BundleError
         If a bundle was never saved, so that nothing identifies it.
@@ -97,14 +101,11 @@ def make_plan(
     first = bundles[0].config
     for other in (bundle.config for bundle in bundles[1:]):
         if {*other.modalities} != {*first.modalities} or {*other.regions} != {*first.regions}:
-            raise ConfigError(
-                "The bundles know other sequences or other regions.",
-                "Compare bundles that share both.",
-                code="bundles-differ",
-            )
-    modalities = BRATS if {*first.modalities} == {*BRATS.names} else first.modality_set
+            problem = "The bundles know other modalities or other regions."
+            raise ConfigError(problem, "Compare bundles that share both.", code="bundles-differ")
+    modalities = paper_order(first.modality_set)
     regions = tuple(region for region in REGIONS if region.name in first.regions)
-    return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic)
+    return Plan(folder, _identify(bundles), modalities, regions, schemes, arithmetic, registered())
 
 
 def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
@@ -113,18 +114,18 @@ def check_cases(cases: Sequence[CaseFiles], modalities: ModalitySet) -> None:
     Raises
     ------
     InputError
-        If two cases share a name (``case-repeats``), or one lacks a sequence or its label map (``incomplete-case``).
+        If two cases share a name (``case-repeats``), or one lacks a modality or its label map (``incomplete-case``).
     """
     refuse_repeated_names(cases)
     for files in cases:
         lacking = [name for name in modalities.names if name not in files.images]
         lacking += ["label map"] if files.labels is None else []
         if lacking:
-            raise InputError(
-                f"The case {files.name} has no {', no '.join(lacking)}.",
-                "A benchmark takes sequences away itself and compares with a reference: give complete cases.",
-                code="incomplete-case",
+            problem = f"The case {files.name} has no {', no '.join(lacking)}."
+            fix = (
+                "A benchmark takes modalities away itself and compares with a reference: give complete cases."
             )
+            raise InputError(problem, fix, code="incomplete-case")
 
 
 def hash_case(files: CaseFiles) -> str:
@@ -141,31 +142,25 @@ def hash_case(files: CaseFiles) -> str:
         try:
             lines.append(f"{name} {sha256(named[name])}")
         except OSError as error:
-            raise InputError(
+            problem, fix = (
                 f"The file cannot be read: {error.strerror}.",
                 "Check the path and the permissions.",
-                path=named[name],
-                code="unreadable",
-            ) from error
+            )
+            raise InputError(problem, fix, path=named[name], code="unreadable") from error
     return _digest(lines)
 
 
 def _identify(bundles: Sequence[Bundle]) -> tuple[Model, ...]:
     """Name each bundle by its card, and by its fingerprint too where two share a name."""
     if unsaved := [bundle.name for bundle in bundles if not bundle.fingerprint]:
-        raise BundleError(
-            f"The bundle {unsaved[0]!r} was never saved.", "Save it, then load it.", code="unsaved"
-        )
+        problem = f"The bundle {unsaved[0]!r} was never saved."
+        raise BundleError(problem, "Save it, then load it.", code="unsaved")
     prints = [bundle.fingerprint for bundle in bundles]
     if len(set(prints)) < len(prints):
         raise ConfigError("The same bundle is given twice.", "Give each once.", code="bundle-repeats")
-    names = [bundle.name for bundle in bundles]
-    labels = [
-        name if names.count(name) == 1 else f"{name} ({own[:8]})"
-        for name, own in zip(names, prints, strict=True)
-    ]
-    shas = [bundle.sha256 for bundle in bundles]
-    return tuple(Model(*fields) for fields in zip(labels, shas, prints, strict=True))
+    names = Counter(bundle.name for bundle in bundles)
+    labels = [b.name if names[b.name] == 1 else f"{b.name} ({b.fingerprint[:8]})" for b in bundles]
+    return tuple(Model(label, b.sha256, b.fingerprint) for label, b in zip(labels, bundles, strict=True))
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -6,42 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m3ae_core.evaluation.conventions import Convention
-from m3ae_core.evaluation.metrics import Overlap
-from m3ae_core.modalities import BRATS, ModalitySet, Subset
+from m3ae_core.evaluation.conventions import Convention, conventions_for
+from m3ae_core.evaluation.registry import METRICS, Metric, Overlap
+from m3ae_core.modalities import ModalitySet, Subset
 
 #: The rows of the paper's Tables 1 and S3, in its order.
+# fmt: off
 PAPER_ROWS = (
-    "T2",
-    "T1c",
-    "T1",
-    "FLAIR",
-    "T1c+T2",
-    "T1+T1c",
-    "FLAIR+T1",
-    "T1+T2",
-    "FLAIR+T2",
-    "FLAIR+T1c",
-    "FLAIR+T1+T1c",
-    "FLAIR+T1+T2",
-    "FLAIR+T1c+T2",
-    "T1+T1c+T2",
+    "T2", "T1c", "T1", "FLAIR",
+    "T1c+T2", "T1+T1c", "FLAIR+T1", "T1+T2", "FLAIR+T2", "FLAIR+T1c",
+    "FLAIR+T1+T1c", "FLAIR+T1+T2", "FLAIR+T1c+T2", "T1+T1c+T2",
     "FLAIR+T1+T1c+T2",
 )
+# fmt: on
+#: The modalities of the paper in the order of its columns.
+PAPER_MODALITIES = tuple(PAPER_ROWS[-1].split("+"))
 
 
 @dataclass(frozen=True)
 class Model:
     """One measured model.
 
-    Attributes
-    ----------
-    label
-        Its name in tables, unique within a benchmark.
-    sha256
-        Identity of its weights, as every prediction quotes it.
-    fingerprint
-        SHA-256 of all that decides about its answers: weights, substitute image and configuration.
+    `label` is its name in tables, unique within a benchmark; `sha256` that of its weights, as every prediction quotes
+    it; `fingerprint` that of all that decides about its answers: weights, substitute image and configuration.
     """
 
     label: str
@@ -51,17 +38,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One case measured with one model from every subset of its sequences.
+    """One case measured with one model from every subset of its modalities, on `device`.
 
-    Attributes
-    ----------
-    key
-        What the figures depend on: hashes of case and model, label scheme, arithmetic, code version. A measurement
-        whose key is not the wanted one is taken again.
-    device
-        Where the model ran.
-    overlaps
-        Subset -> region -> overlap.
+    `key` is what the figures depend on: hashes of case and model, label scheme, arithmetic, code version. A measurement
+    with another key than the wanted one is taken again. `overlaps` are by subset and region.
     """
 
     key: dict[str, str]
@@ -71,10 +51,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a result table, with all it depends on; the row of ``scores.csv``.
+    """What one mask scores under one convention, with all it depends on; the row of ``scores.csv``.
 
-    Voxel counts are those scored, after what the convention removes. Dice is in [0, 1]; `hd95_mm` is None where the
-    convention has no distances.
+    `values` holds the convention's metrics by column. Voxel counts are those scored, after what the convention removes.
     """
 
     bundle: str
@@ -83,8 +62,7 @@ class Score:
     subset: str
     region: str
     convention: str
-    dice: float
-    hd95_mm: float | None
+    values: dict[str, float]
     predicted_voxels: int
     reference_voxels: int
     predicted_empty: bool
@@ -97,18 +75,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Results:
-    """A finished benchmark.
+    """A finished benchmark: its folder, the content of ``benchmark.json`` (`record`), and what was measured.
 
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    record
-        The content of ``benchmark.json``: provenance.
-    models, modalities, regions
-        What was measured; names in the order of the tables.
-    measurements
-        One per case and model.
+    Modalities and regions are in the order of the tables; there is one measurement per case and model.
     """
 
     folder: Path
@@ -117,49 +86,57 @@ class Results:
     modalities: tuple[str, ...]
     regions: tuple[str, ...]
     measurements: tuple[Measurement, ...]
+    metrics: tuple[Metric, ...] = METRICS
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
         """The subsets in the order of the tables."""
         return table_order(ModalitySet.named(self.modalities))
 
+    @property
+    def conventions(self) -> tuple[Convention, ...]:
+        """The conventions, with all metrics that were measured."""
+        return conventions_for(self.metrics)
+
     def scores(self, convention: Convention) -> tuple[Score, ...]:
         """Return every case, model, subset and region scored under one convention."""
-        labels = {model.fingerprint: model.label for model in self.models}
         return tuple(
-            self._score(convention, labels[measurement.key["fingerprint"]], measurement, str(subset), region)
+            self._score(convention, measurement, str(subset), region)
             for measurement in self.measurements
             for subset in self.subsets
             for region in self.regions
         )
 
-    def _score(
-        self, convention: Convention, label: str, measurement: Measurement, subset: str, region: str
-    ) -> Score:
+    def _score(self, convention: Convention, measurement: Measurement, subset: str, region: str) -> Score:
         key = measurement.key
         scored = convention.applied(region, measurement.overlaps[subset][region])
         return Score(
-            bundle=label,
-            bundle_sha256=key["bundle_sha256"],
-            case=key["case"],
-            subset=subset,
-            region=region,
-            convention=convention.name,
-            dice=convention.dice(scored),
-            hd95_mm=convention.hd95_mm(scored),
-            predicted_voxels=scored.predicted,
-            reference_voxels=scored.reference,
-            predicted_empty=scored.predicted == 0,
-            reference_empty=scored.reference == 0,
-            case_sha256=key["case_sha256"],
-            case_list_sha256=self.record["case_list_sha256"],
-            device=measurement.device,
-            code_version=key["code_version"],
+            next(model.label for model in self.models if model.fingerprint == key["fingerprint"]),
+            key["bundle_sha256"],
+            key["case"],
+            subset,
+            region,
+            convention.name,
+            convention.scores(scored),
+            scored.predicted,
+            scored.reference,
+            scored.predicted == 0,
+            scored.reference == 0,
+            key["case_sha256"],
+            self.record["case_list_sha256"],
+            measurement.device,
+            key["code_version"],
         )
 
 
+def paper_order(modalities: ModalitySet) -> ModalitySet:
+    """Return the set in the order of the paper's columns if it is the paper's, else as it is."""
+    own = {*modalities.names} == {*PAPER_MODALITIES}
+    return ModalitySet.named(PAPER_MODALITIES) if own else modalities
+
+
 def table_order(modalities: ModalitySet) -> tuple[Subset, ...]:
-    """Return all subsets in the paper's order where the modalities are BraTS's, else smallest first."""
-    if set(modalities.names) != set(BRATS.names):
+    """Return all subsets in the order of the paper's rows where the modalities are the paper's, else smallest first."""
+    if {*modalities.names} != {*PAPER_MODALITIES}:
         return modalities.subsets()
     return tuple(modalities.subset(row.split("+")) for row in PAPER_ROWS)

@@ -27,7 +27,7 @@ class Slices:
     Attributes
     ----------
     images
-        Per sequence (H, W), scaled to 0-255 from the slice's own 1st and 99th percentile.
+        Per modality (H, W), scaled to 0-255 from the slice's own 1st and 99th percentile.
     reference
         (H, W), label values.
     predictions

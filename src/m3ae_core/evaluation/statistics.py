@@ -11,7 +11,8 @@ from scipy import stats
 
 from m3ae_core.bundle import Bundle
 from m3ae_core.errors import InputError
-from m3ae_core.evaluation.conventions import BRATS_LEGACY, Metric
+from m3ae_core.evaluation.conventions import BRATS_LEGACY
+from m3ae_core.evaluation.registry import DICE
 from m3ae_core.evaluation.results import Results, Score
 
 #: bundle, subset, region
@@ -40,12 +41,11 @@ class Summary:
 class Comparison:
     """Two models on the same `n` cases, from one subset, in one region, by one metric under one convention.
 
-    `median_difference` is that of second minus first, in the metric's unit; `p` the two-sided p-value, `p_holm` the
-    same after Holm's correction.
+    `median_difference` is second minus first, in the metric's unit; `p` is two-sided, `p_holm` after Holm's correction.
     """
 
     convention: str
-    metric: Metric
+    metric: str
     first: str
     second: str
     subset: str
@@ -63,9 +63,15 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(len(values), float(np.mean(values)), sd, median, q1, q3)
 
 
-def summaries(scores: Iterable[Score], metric: Metric) -> dict[Cell, Summary]:
-    """Summarise a metric over the cases, per model, subset and region; every case counts, empty masks included."""
-    return {cell: summarise(list(cases.values())) for cell, cases in _by_cell(scores, metric).items()}
+def summaries(scores: Iterable[Score], metric: str) -> dict[Cell, Summary]:
+    """Summarise a metric (its column) over the cases, per model, subset and region; empty masks count too.
+
+    Raises
+    ------
+    InputError
+        If a score lacks the metric: its convention does not define it (``metric``).
+    """
+    return {cell: summarise([*cases.values()]) for cell, cases in _by_cell(scores, metric).items()}
 
 
 def average(cells: Mapping[Cell, Summary], bundle: str, region: str) -> float:
@@ -73,17 +79,12 @@ def average(cells: Mapping[Cell, Summary], bundle: str, region: str) -> float:
     return float(np.mean([cell.mean for (b, _, r), cell in cells.items() if (b, r) == (bundle, region)]))
 
 
-def compare(scores: Sequence[Score], metric: Metric) -> tuple[Comparison, ...]:
-    """Test every pair of models from every subset in every region, as :data:`TEST` says.
-
-    The scores are of one convention.
-    """
+def compare(scores: Sequence[Score], metric: str) -> tuple[Comparison, ...]:
+    """Test every pair of models from every subset in every region, as :data:`TEST` says, under one convention."""
     cells = _by_cell(scores, metric)
-    bundles = list(dict.fromkeys(bundle for bundle, _, _ in cells))
-    places = list(dict.fromkeys((subset, region) for _, subset, region in cells))
-    found: list[Comparison] = []
-    for first, second in combinations(bundles, 2):
-        for subset, region in places:
+    found = []
+    for first, second in combinations(dict.fromkeys(bundle for bundle, _, _ in cells), 2):
+        for subset, region in dict.fromkeys((subset, region) for _, subset, region in cells):
             ours, theirs = cells[first, subset, region], cells[second, subset, region]
             differences = [theirs[case] - ours[case] for case in ours]
             median, p = float(np.median(differences)), wilcoxon(differences)
@@ -120,21 +121,16 @@ def reliability(results: Results, bundle: Bundle) -> dict[str, dict[str, dict[st
     InputError
         If the benchmark did not measure this very bundle.
     """
-    own = bundle.fingerprint
-    labels = [model.label for model in results.models if model.fingerprint == own]
-    if not labels:
-        raise InputError(
-            f"The benchmark did not measure the bundle {bundle.name!r} as it is now.",
-            "Run `m3ae benchmark` with it.",
-            path=results.folder,
-            code="other-bundle",
-        )
-    cells = summaries(results.scores(BRATS_LEGACY), "dice")
+    label = next((model.label for model in results.models if model.fingerprint == bundle.fingerprint), None)
+    if label is None:
+        problem = f"The benchmark did not measure the bundle {bundle.name!r} as it is now."
+        fix = "Run `m3ae benchmark` with it."
+        raise InputError(problem, fix, path=results.folder, code="other-bundle")
+    cells = summaries(results.scores(BRATS_LEGACY), DICE.column)
+    names = {subset: str(bundle.config.modality_set.subset(subset.present)) for subset in results.subsets}
     return {
-        str(bundle.config.modality_set.subset(subset.present)): {
-            region: _card(cells[labels[0], str(subset), region]) for region in results.regions
-        }
-        for subset in results.subsets
+        name: {region: _card(cells[label, str(subset), region]) for region in results.regions}
+        for subset, name in names.items()
     }
 
 
@@ -142,19 +138,12 @@ def _card(cell: Summary) -> dict[str, float]:
     return {"median": round(cell.median, 3), "q1": round(cell.q1, 3), "q3": round(cell.q3, 3), "n": cell.n}
 
 
-def _by_cell(scores: Iterable[Score], metric: Metric) -> dict[Cell, dict[str, float]]:
-    """Return the values of a metric per cell and case.
-
-    Raises
-    ------
-    InputError
-        If a score lacks the metric: its convention does not define it.
-    """
+def _by_cell(scores: Iterable[Score], metric: str) -> dict[Cell, dict[str, float]]:
+    """Return the values of a metric per cell and case."""
     cells: dict[Cell, dict[str, float]] = {}
     for score in scores:
-        value = score.dice if metric == "dice" else score.hd95_mm
-        if value is None:
+        if metric not in score.values:
             problem = f"The convention {score.convention} does not define {metric}."
             raise InputError(problem, "Choose another convention.", code="metric")
-        cells.setdefault((score.bundle, score.subset, score.region), {})[score.case] = value
+        cells.setdefault((score.bundle, score.subset, score.region), {})[score.case] = score.values[metric]
     return cells

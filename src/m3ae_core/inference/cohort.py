@@ -139,7 +139,7 @@ class Cohort:
             yield from behind
 
     def _read(self, files: CaseFiles) -> Standardiser | Outcome:
-        """Read a case, unless its result is there; for a GPU lay it on the template as well.
+        """Read a case, unless its result is there; for a GPU resample it to the template as well.
 
         On the CPU that is left to the network's own turn: two users of all cores slow each other down.
         """

@@ -61,7 +61,7 @@ def cpu_has_bfloat16() -> bool:
 
 @contextmanager
 def fast(device: torch.device, dtype: torch.dtype, one_shape: bool) -> Iterator[None]:
-    """Compute in `dtype` what bears it; CUDA tries its algorithms out if all windows have `one_shape`."""
+    """Use autocast to `dtype`; CUDA tries its algorithms out if all windows have `one_shape`."""
     with (
         torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext(),
         torch.backends.cudnn.flags(benchmark=True) if one_shape and device.type == "cuda" else nullcontext(),

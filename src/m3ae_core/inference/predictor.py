@@ -172,7 +172,7 @@ class Predictor:
         Raises
         ------
         InputError
-            If the images seem to be of two patients (``two-patients``), the case cannot be laid on the model's
+            If the images seem to be of two patients (``two-patients``), the case does not fit on the model's
             template, or memory does not suffice (``memory``).
         BundleError
             If the network's output is not finite.
@@ -199,7 +199,7 @@ class Predictor:
                 self.config.inference,
             ):
                 yield Progress("segmenting", done, total)
-            yield Progress("laying the result on the images", 0, 1)
+            yield Progress("resampling the result", 0, 1)
             assert logits is not None  # noqa: S101  there is always one window
             maps = self._to_case(logits.sigmoid_(), standard.grid.cropped(*extent), case)
             del logits
@@ -291,8 +291,8 @@ def save_uncertainty(prediction: Prediction, path: Path) -> Path:
 def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     """Write the labels (NIfTI) and, beside them, the JSON sidecar; return both paths.
 
-    The sidecar names the SHA-256 of the labels' voxels, so that one that a kill left behind is not believed, and that
-    of its own content.
+    The sidecar names the SHA-256 of the labels' voxels, so that one left behind by a killed process is recognised, and
+    that of its own content.
 
     Raises
     ------

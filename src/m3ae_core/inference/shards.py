@@ -74,7 +74,7 @@ def run_shards(
 ) -> Iterator[Progress | list[Record]]:
     """Run `command` with ``--shard I/N`` in `count` processes; yield progress, and at the end what came of every case.
 
-    A case that no share speaks of is refused, with what its process said last. The shares' own summaries are removed.
+    A case that no share reports is refused, with what its process said last. The shares' own summaries are removed.
     """
     shards = [Shard(number, count) for number in range(1, count + 1)]
     paths = [output / shard.summary for shard in shards]

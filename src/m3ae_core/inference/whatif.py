@@ -107,7 +107,7 @@ def sweep(
     Raises
     ------
     InputError
-        If the case has none of the model's sequences (``no-sequence``) or cannot be laid on the model's template.
+        If the case has none of the model's sequences (``no-sequence``) or does not fit on the model's template.
     BundleError
         If the network's output is not finite.
     """

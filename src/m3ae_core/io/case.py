@@ -33,7 +33,7 @@ NO_ORIENTATION = (
 class Case:
     """The sequences of one patient, all on one grid.
 
-    Each volume is laid on the grid of the first one by its own affine, and its background made 0
+    Each volume is resampled to the grid of the first one by its own affine, and its background made 0
     (:mod:`m3ae_core.io.together`); :attr:`notes` say so.
 
     Attributes

@@ -2,7 +2,7 @@
 
 The readers in common use accept damaged `.nii.gz` files silently: they stop before the checksum at the end of
 the gzip stream. Here the stream is always read to its end, though never far past the size that the header
-declares, and a header is believed only if every field that decides how the bytes are cut up makes sense.
+declares, and a header is accepted only if every field that decides how the bytes are read is valid.
 
 Errors raised here do not know the file's name; :mod:`m3ae_core.io.volume` adds it.
 """

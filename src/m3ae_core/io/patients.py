@@ -48,10 +48,23 @@ def find_two_patients(
     if same_patient:
         return ()
     paths = {name: volume.path for name, volume in volumes.items() if volume.path is not None}
+    mri = {name: volume for name, volume in volumes.items() if modalities.kinds.get(name, "MRI") == "MRI"}
+    return _judged(paths, modalities, outline_evidence(mri))
+
+
+def find_names_of_two_patients(paths: Mapping[str, Path], modalities: ModalitySet = BRATS) -> tuple[str, ...]:
+    """Do what :func:`find_two_patients` does with files, given by sequence, that are not read.
+
+    Raises
+    ------
+    InputError
+        If both names and folders tell it (``two-patients``).
+    """
+    return _judged(paths, modalities)
+
+
+def _judged(paths: Mapping[str, Path], modalities: ModalitySet, outline: str = "") -> tuple[str, ...]:
     said = [*filter(None, (names_evidence(paths, modalities), folders_evidence(paths, modalities)))]
-    outline = outline_evidence(
-        {name: volumes[name] for name in volumes if modalities.kinds.get(name, "MRI") == "MRI"}
-    )
     if not outline and len(said) < 2:
         return tuple(f"{sentence} {_FIX}" for sentence in said)
     problem = " ".join(["The images seem to be of two patients.", *said, *filter(None, [outline])])

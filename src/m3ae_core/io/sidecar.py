@@ -34,7 +34,7 @@ def recorded_warnings(path: Path) -> tuple[str, ...]:
 def saved_scheme(path: Path, voxels: str | None = None) -> LabelScheme | None:
     """Return the label scheme that the sidecar of a label file names, or None if it names none.
 
-    None too if it speaks of other labels than those whose voxels have the SHA-256 `voxels`: the file was replaced.
+    None too if it describes other labels than those whose voxels have the SHA-256 `voxels`: the file was replaced.
     """
     try:
         labels = (read_sidecar(path) or {})["labels"]

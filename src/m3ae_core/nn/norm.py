@@ -59,7 +59,14 @@ def moments(slices: Tensor) -> Tensor:
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """y = w (x - m) / s + b, with mean m and deviation s of each group of channels, over all voxels."""
+    """y = w n + b with n = (x - m) / s: mean m and deviation s of a group, over all its V voxels and channels.
+
+    The backward pass, for g = dL/dy: dL/db = sum g and dL/dw = sum g n, per channel. For h = dL/dn = w g, the mean and
+    the deviation depend on every x of the group, dm/dx = 1/V and ds/dx = n/V, so that
+    dL/dx = (h - mean(h) - n mean(h n)) / s, with means over the group. Sums over voxels commute with w, so
+    mean(h) = mean(w dL/db) and mean(h n) = mean(w dL/dw): two sums a channel suffice. With n = (x - m) / s written out,
+    dL/dx = w/s g - (mean(h n)/s²) x + (m mean(h n)/s - mean(h)) / s, three terms that are linear in g, x and 1.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

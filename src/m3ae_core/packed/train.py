@@ -319,7 +319,7 @@ def _begin(
 def save_state(output: Path, run: PackedRun, about: dict[str, Any]) -> dict[str, Any]:
     """Write the state of a run into files of at most :data:`FILE_SIZE` bytes.
 
-    They have names of their own, and ``result.json``, which comes last, speaks of them with their SHA-256: until then
+    They have names of their own, and ``result.json``, which comes last, names them with their SHA-256: until then
     the former state is the one that counts. Its files go afterwards.
     """
     make_folder(output)

@@ -9,10 +9,13 @@ from typing import Any
 
 from m3ae_core.evaluation.results import Results
 from m3ae_core.evaluation.statistics import TEST, summaries
-from m3ae_core.files import write_json, write_text
-from m3ae_core.report.page import page
+from m3ae_core.files import csv_text, write_json, write_text
+from m3ae_core.regions import COLOURS
+from m3ae_core.report.canvas import data_uri
+from m3ae_core.report.examples import examples
+from m3ae_core.report.plots import score_plot
 from m3ae_core.report.sections import Section, provenance, sections
-from m3ae_core.report.tables import csv_text, latex, markdown, tex
+from m3ae_core.report.template import render
 
 
 def write_report(results: Results) -> tuple[Path, ...]:
@@ -25,47 +28,48 @@ def write_report(results: Results) -> tuple[Path, ...]:
     Raises
     ------
     ConfigError
-        If matplotlib is not installed.
+        If matplotlib or jinja2 is not installed.
     OutputError
         If a file cannot be written.
     """
     parts = sections(results)
-    texts = {
-        "scores.csv": csv_text([score for part in parts for score in part.scores]),
-        "tables.md": _markdown(results, parts),
-        "tables.tex": _latex(results, parts),
-        "report.html": page(results, parts),
+    shown = parts[0]  # the convention whose scores are drawn
+    facts = {
+        "results": results,
+        "parts": parts,
+        "shown": shown.convention,
+        "test": TEST,
+        "notice": results.record["notice"],
+        "provenance": provenance(results),
+        "tissues": COLOURS,
+        "plots": [data_uri(score_plot(shown.scores, results.subsets, m)) for m in shown.convention.metrics],
+        "examples": examples(results, shown.scores, shown.convention.metrics[0]),
     }
+    texts = {"scores.csv": _scores(parts)}
+    texts |= {name: render(name, **facts) for name in ("tables.md", "tables.tex", "report.html")}
     data = write_json(results.folder / "statistics.json", _statistics(results, parts))
     return (*(write_text(results.folder / name, text) for name, text in texts.items()), data)
 
 
-def _markdown(results: Results, parts: Sequence[Section]) -> str:
-    lines = ["# Benchmark", "", *(f"* {name}: {text}" for name, text in provenance(results)), ""]
-    for part in parts:
-        lines += [f"## {part.convention.name}", "", part.convention.description, ""]
-        for table in part.tables:
-            lines += [f"{table.title}:", "", markdown(table), ""]
-        lines += [TEST, ""] if part.comparisons else []
-    return "\n".join(lines)
-
-
-def _latex(results: Results, parts: Sequence[Section]) -> str:
-    lines = [f"% {name}: {text}" for name, text in provenance(results)]
-    for part in parts:
-        lines += ["", f"% {part.convention.name}: {part.convention.description}"]
-        lines += [latex(table) for table in part.tables]
-        lines += [tex(TEST)] if part.comparisons else []
-    return "\n".join(lines) + "\n"
+def _scores(parts: Sequence[Section]) -> str:
+    """Return all scores as CSV: a column per metric, empty where the convention does not define it."""
+    metrics = dict.fromkeys(metric.column for part in parts for metric in part.convention.metrics)
+    rows = []
+    for score in (score for part in parts for score in part.scores):
+        row: dict[str, object] = {}
+        for name, value in asdict(score).items():
+            row |= {name: value} if name != "values" else {metric: value.get(metric) for metric in metrics}
+        rows.append(row)
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _statistics(results: Results, parts: Sequence[Section]) -> dict[str, Any]:
     rows = [
-        {"convention": part.convention.name, "metric": metric, "bundle": bundle, "subset": subset}
+        {"convention": part.convention.name, "metric": metric.column, "bundle": bundle, "subset": subset}
         | {"region": region, **asdict(summary)}
         for part in parts
         for metric in part.convention.metrics
-        for (bundle, subset, region), summary in summaries(part.scores, metric).items()
+        for (bundle, subset, region), summary in summaries(part.scores, metric.column).items()
     ]
     comparisons = [asdict(row) for part in parts for row in part.comparisons]
     return {"provenance": results.record, "summaries": rows, "test": TEST, "comparisons": comparisons}

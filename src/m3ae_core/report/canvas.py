@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,11 @@ def new_figure(width: float, height: float, colour: str = "white") -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(
+        problem, fix = (
             "Figures need matplotlib, which is not installed.",
             "Run: pip install 'napari-m3ae[report]'.",
-            code="no-matplotlib",
-        ) from error
+        )
+        raise ConfigError(problem, fix, code="no-matplotlib") from error
     figure = Figure(figsize=(width, height), facecolor=colour, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -51,6 +51,22 @@ def grey_range(image: npt.NDArray[Any]) -> tuple[float, float]:
     tissue = image[image != 0]
     low, high = np.percentile(tissue, (0.5, 99.5)).tolist() if tissue.size else (0.0, 1.0)
     return min(low, 0.0), max(high, low + 1e-6)
+
+
+def draw_slice(
+    panel: Any,
+    image: npt.NDArray[Any],
+    limits: Sequence[float],
+    title: str,
+    overlay: npt.NDArray[np.float32] | None = None,
+    **look: Any,
+) -> None:
+    """Draw a slice (H, W) in greys between `limits`, and an RGBA overlay (H, W, 4) on it; `look` is imshow's."""
+    panel.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], **look)
+    if overlay is not None:
+        panel.imshow(overlay, **look)
+    panel.set_title(title, color="white", fontsize=9)
+    panel.set_axis_off()
 
 
 def data_uri(figure: Any) -> str:

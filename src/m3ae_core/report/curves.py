@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from m3ae_core.errors import InputError
 from m3ae_core.files import atomic_write
@@ -18,8 +18,18 @@ from m3ae_core.training.checkpoint import CHECKPOINT
 from m3ae_core.training.record import LOG, SUBSTITUTE, log_sha256
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; a torn last line, as of a run that is writing it, is left out.
+class Line(BaseModel, strict=True):
+    """A line of a run's log: the loss terms of a step or an epoch, or the Dice of a validation."""
+
+    epoch: int
+    step: int | None = None
+    terms: dict[str, float] = {}
+    dice: dict[str, float] = {}
+    by_subset: dict[str, dict[str, float]] = {}
+
+
+def read_log(run: Path) -> tuple[list[Line], list[Line]]:
+    """Return the epochs and the validations in a run's log; a torn last line, as of a run that is going, is left out.
 
     Raises
     ------
@@ -29,26 +39,23 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     BundleError
         If that checkpoint is damaged.
     """
-    lines: list[dict[str, Any]] = []
     try:
-        for line in (run / LOG).read_text("utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                lines.append(_checked(json.loads(line)))
-        for kind in ("terms", "dice"):
-            named = [line[kind].keys() for line in lines if kind in line and "step" not in line]
-            if any(names != named[0] for names in named):
-                raise ValueError
+        lines = (run / LOG).read_text("utf-8").splitlines(keepends=True)
+        found = [Line.model_validate_json(line) for line in lines if line.endswith("\n")]
+        epochs = [line for line in found if line.terms and line.step is None]
+        validations = [line for line in found if line.dice]
+        kinds = {frozenset(line.terms) for line in epochs}, {frozenset(line.dice) for line in validations}
+        drawn = [{"terms", "by_subset"} & line.model_fields_set for line in found]
+        if max(map(len, kinds)) > 1 or not all(drawn):
+            raise ValueError("lines that do not go together")
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"This folder holds no readable {LOG}.",
-            "Give the output folder of m3ae pretrain or finetune.",
-            path=run,
-            code="no-run",
-        ) from error
-    if not any("terms" in line and "step" not in line for line in lines):
+        problem = f"This folder holds no readable {LOG}."
+        fix = "Give the output folder of m3ae pretrain or finetune."
+        raise InputError(problem, fix, path=run, code="no-run") from error
+    if not epochs:
         raise InputError("The run has not finished an epoch yet.", "Wait for it.", path=run, code="no-epoch")
     _require_unchanged(run)
-    return lines
+    return epochs, validations
 
 
 def _require_unchanged(run: Path) -> None:
@@ -59,26 +66,6 @@ def _require_unchanged(run: Path) -> None:
     if "log" in state and log_sha256(run, state.get("epoch")) != state["log"]:
         problem = f"The {LOG} is not what it was when the run's checkpoint was written."
         raise InputError(problem, "Copy the run's folder again.", path=run / LOG, code="other-log")
-
-
-def _checked(line: Any) -> dict[str, Any]:
-    """Return a line of a log that holds what is drawn.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    found = isinstance(line, dict) and isinstance(line.get("epoch"), int)
-    for name in ("terms", "dice", "by_subset"):
-        found = found and isinstance(line.get(name, {}), dict)
-    if not found or not ("terms" in line or {"dice", "by_subset"} <= line.keys()):
-        raise ValueError
-    if not all(
-        isinstance(value, int | float) for name in ("terms", "dice") for value in line.get(name, {}).values()
-    ):
-        raise ValueError
-    return dict(line)
 
 
 def save_curves(run: Path, path: Path) -> Path:
@@ -93,36 +80,31 @@ def save_curves(run: Path, path: Path) -> Path:
     OutputError
         If the file cannot be written.
     """
-    log = read_log(run)
-    epochs = [line for line in log if "terms" in line and "step" not in line]
-    validated = [line for line in log if "dice" in line]
+    epochs, validations = read_log(run)
     slices = sorted((run / SUBSTITUTE).glob("epoch-*.npy"))
-    figure = new_figure(4.2 * (1 + bool(validated) + bool(slices)), 3.4)
-    panels = iter(figure.subplots(1, 1 + bool(validated) + bool(slices), squeeze=False)[0])
+    count = 1 + bool(validations) + bool(slices)
+    figure = new_figure(4.2 * count, 3.4)
+    panels = iter(figure.subplots(1, count, squeeze=False)[0])
     _losses(next(panels), epochs)
-    if validated:
-        _dice(next(panels), validated)
+    if validations:
+        _dice(next(panels), validations)
     if slices:
         _evolution(next(panels), slices)
     return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
-def _losses(axis: Any, epochs: list[dict[str, Any]]) -> None:
-    for name in epochs[0]["terms"]:
-        axis.plot([line["epoch"] for line in epochs], [line["terms"][name] for line in epochs], label=name)
+def _losses(axis: Any, epochs: list[Line]) -> None:
+    for name in epochs[0].terms:
+        axis.plot([line.epoch for line in epochs], [line.terms[name] for line in epochs], label=name)
     axis.set(xlabel="epoch", ylabel="loss term, as weighted", yscale="log", title="Training losses")
     axis.legend(frameon=False)
 
 
-def _dice(axis: Any, validated: list[dict[str, Any]]) -> None:
-    for region in validated[0]["dice"]:
-        axis.plot(
-            [line["epoch"] for line in validated],
-            [line["dice"][region] for line in validated],
-            marker="o",
-            label=region,
-        )
-    count = len(validated[0]["by_subset"])
+def _dice(axis: Any, validations: list[Line]) -> None:
+    at = [line.epoch for line in validations]
+    for region in validations[0].dice:
+        axis.plot(at, [line.dice[region] for line in validations], marker="o", label=region)
+    count = len(validations[0].by_subset)
     axis.set(xlabel="epoch", ylabel="Dice", ylim=(0, 1), title=f"Validation, mean of {count} subsets")
     axis.legend(frameon=False)
 
@@ -149,12 +131,10 @@ def _slices(path: Path) -> npt.NDArray[np.floating]:
     try:
         whole = file_is_whole(path, path.name) is not False
         slices = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path) from error
-    if not whole or slices.ndim != 3 or not np.issubdtype(slices.dtype, np.floating):
-        raise _damaged(path)
-    return np.asarray(slices)
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError("This picture of the substitute is damaged.", "Delete it.", path=path, code="damaged")
+        if whole and slices.ndim == 3 and np.issubdtype(slices.dtype, np.floating):
+            return np.asarray(slices)
+        error: Exception | None = None
+    except (OSError, ValueError, EOFError) as caught:
+        error = caught
+    problem = "This picture of the substitute is damaged."
+    raise InputError(problem, "Delete it.", path=path, code="damaged") from error

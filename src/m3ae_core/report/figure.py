@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from m3ae_core.inference.provenance import NOTICE
 from m3ae_core.io.case import Case
 from m3ae_core.io.grid import FloatArray, Grid, resample
 from m3ae_core.regions import COLOURS, LabelScheme
-from m3ae_core.report.canvas import new_figure, tissue_overlay
+from m3ae_core.report.canvas import draw_slice, new_figure, tissue_overlay
 
 
 def save_figure(
@@ -36,7 +35,7 @@ def save_figure(
     Parameters
     ----------
     case
-        The case as it was given; sequences that it lacks are shown as substituted.
+        The case as it was given; modalities that it lacks are shown as substituted.
     reference
         (X, Y, Z) labels on the case's grid, or None.
 
@@ -45,50 +44,40 @@ def save_figure(
     ConfigError
         If matplotlib is not installed.
     """
-    figure = _figure(len(bundle.config.modalities) + 1 + (reference is not None))
-    standard = standardise(case, bundle.config)
+    names, standard = bundle.config.modalities, standardise(case, bundle.config)
     overlays = {"Prediction": _colours(prediction.labels, prediction.scheme, case, standard.grid)}
     if reference is not None:
         overlays["Reference"] = _colours(reference, reference_scheme, case, standard.grid)
     marked = next((o for o in overlays.values() if o[..., 3].any()), overlays["Prediction"])
     level = int(marked[..., 3].sum(axis=(1, 2)).argmax())
 
-    names = bundle.config.modalities
-    for channel, (axis, name) in enumerate(zip(figure.axes, names, strict=False)):
+    figure = new_figure(2.3 * (len(names) + len(overlays)), 3.6, "black")
+    panels = figure.subplots(1, len(names) + len(overlays))
+    for channel, (panel, name) in enumerate(zip(panels, names, strict=False)):
         if name in standard.subset:
-            _draw(axis, _on_black(standard.image[channel])[level], (0, 1), name)
+            draw_slice(panel, _on_black(standard.image[channel])[level], (0, 1), name)
         else:
             image = bundle.model.images["substitute"][channel].numpy()
             title = f"{name}: missing\nsubstitute (learned)"
-            _draw(axis, image[level], np.percentile(image, (1, 99)).tolist(), title, "orange")
+            draw_slice(panel, image[level], np.percentile(image, (1, 99)).tolist(), title)
+            panel.title.set_color("orange")
     ground = _on_black(standard.image[names.index(standard.subset.present[0])])[level]
-    for axis, (title, overlay) in zip(figure.axes[len(names) :], overlays.items(), strict=True):
-        _draw(axis, ground, (0, 1), title)
-        axis.imshow(overlay[level])
-    legend = " · ".join(f"{colour_name(colour)} {tissue}" for tissue, colour in COLOURS.items())
-    figure.suptitle(
-        f"{case.name}: segmented from {prediction.subset} by {bundle.name}", color="white", fontsize=10
-    )
-    figure.supxlabel(f"{legend}. Patient's right on the left. {NOTICE}", color="0.7", fontsize=7)
+    for panel, (title, overlay) in zip(panels[len(names) :], overlays.items(), strict=True):
+        draw_slice(panel, ground, (0, 1), title, overlay[level])
+    _label(figure, f"{case.name}: segmented from {prediction.subset} by {bundle.name}")
     return atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
-def colour_name(colour: str) -> str:
-    """Return the plain name of a display colour."""
-    return {"#2ca02c": "green:", "#1f77b4": "blue:", "#ffdd00": "yellow:"}[colour]
+def _label(figure: Any, title: str) -> None:
+    """Put the title above the panels, and below them the legend of the tissues, the orientation and the notice."""
+    from matplotlib.patches import Patch
 
-
-def _figure(columns: int) -> Any:
-    """Return an empty black figure with one row of panels."""
-    figure = new_figure(2.3 * columns, 3.3, "black")
-    figure.subplots(1, columns)
-    return figure
-
-
-def _draw(axis: Any, image: FloatArray, limits: Sequence[float], title: str, colour: str = "white") -> None:
-    axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
-    axis.set_title(title, color=colour, fontsize=9)
-    axis.set_axis_off()
+    figure.suptitle(title, color="white", fontsize=10)
+    handles = [Patch(color=colour, label=tissue) for tissue, colour in COLOURS.items()]
+    look = {"frameon": False, "labelcolor": "0.7", "fontsize": 7, "title_fontsize": 7, "ncols": len(handles)}
+    note = f"Patient's right on the left. {NOTICE}"
+    legend = figure.legend(handles=handles, title=note, loc="outside lower center", **look)
+    legend.get_title().set_color("0.7")
 
 
 def _on_black(image: FloatArray) -> FloatArray:
@@ -102,6 +91,4 @@ def _on_black(image: FloatArray) -> FloatArray:
 def _colours(labels: npt.NDArray[np.uint8], scheme: LabelScheme, case: Case, template: Grid) -> FloatArray:
     """Return a translucent RGBA overlay (D, H, W, 4) of a label map, on the template grid."""
     own = Grid(case.shape, case.affine)
-    return tissue_overlay(
-        {tissue: resample(labels == value, own, template) > 0.5 for tissue, value in scheme.values}
-    )
+    return tissue_overlay({t: resample(labels == value, own, template) > 0.5 for t, value in scheme.values})

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from m3ae_core.evaluation.conventions import Metric
+from m3ae_core.evaluation.metrics import bounding_box
+from m3ae_core.evaluation.registry import Metric
 from m3ae_core.evaluation.results import Score
-from m3ae_core.evaluation.slices import Image, Slices
-from m3ae_core.evaluation.statistics import summarise
+from m3ae_core.evaluation.slices import Slices
 from m3ae_core.modalities import Subset
 from m3ae_core.regions import LabelScheme
-from m3ae_core.report.canvas import new_figure, tissue_overlay
+from m3ae_core.report.canvas import draw_slice, new_figure, tissue_overlay
 
 #: One colour per model (Okabe and Ito's, told apart by the colour-blind too), again from the start after the sixth.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
@@ -36,48 +35,47 @@ def score_plot(scores: Sequence[Score], subsets: Sequence[Subset], metric: Metri
             chosen = [score for score in scores if (score.bundle, score.region) == (bundle, region)]
             _draw_scores(panel, chosen, subsets, metric, (offset, PALETTE[index % len(PALETTE)]))
         panel.set_title(region)
-        panel.set_xlabel("Dice" if metric == "dice" else "HD95 in mm")
-        panel.set_xlim(*((-0.02, 1.02) if metric == "dice" else (0, None)))
+        panel.set_xlabel(metric.label)
+        panel.set_xlim(*metric.limits)
         panel.grid(axis="x", color="0.9")
         panel.tick_params(axis="y", left=False)
         panel.spines[["top", "right", "left"]].set_visible(False)
     if len(bundles) > 1:
-        handles = panels[1].collections[: len(bundles)]
-        legend = figure.legend(
-            handles, bundles, loc="outside upper center", ncols=len(bundles), frameon=False
-        )
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+        handles = panels[1].lines[:: 2 * len(subsets)]  # two lines per subset, model after model
+        figure.legend(handles, bundles, loc="outside upper center", ncols=len(bundles), frameon=False)
     return figure
 
 
 def slices_plot(
-    slices: Slices, dice: Mapping[tuple[str, str], float], scheme: LabelScheme, columns: int = 4
+    slices: Slices, values: Mapping[tuple[str, str], float], scheme: LabelScheme, columns: int = 4
 ) -> Any:
     """Draw a figure: the reference, then what was made of the slice from every subset.
 
-    `dice` is that of the whole case, per subset and region. Each panel lies on the first sequence of its subset.
+    `values` are those of the whole case, as printed, per subset and region. A panel lies on the first modality of its
+    subset.
     """
     count = 1 + len(slices.predictions)
     rows = -(-count // columns)
-    box = _brain(slices)
+    shown = np.any([slices.reference, *slices.images.values()], axis=0)
+    box = bounding_box(shown)
     height, width = slices.reference[box].shape
     figure = new_figure(2.3 * columns, rows * (2.3 * height / width + 0.45) + 0.1, "black")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    _draw_slice(
-        panels[0], next(iter(slices.images.values()))[box], slices.reference[box], scheme, "Reference"
-    )
-    for panel, (subset, labels) in zip(panels[1:], slices.predictions.items(), strict=False):
-        scores = "  ".join(f"{region} {100 * dice[subset, region]:.0f}" for s, region in dice if s == subset)
-        ground = slices.images[subset.split("+")[0]]
-        _draw_slice(panel, ground[box], labels[box], scheme, f"{subset}\n{scores}")
-    for panel in panels:
+    first = next(iter(slices.images.values()))
+    drawn = [(first, slices.reference, "Reference")]
+    for subset, labels in slices.predictions.items():
+        scores = "  ".join(f"{region} {values[subset, region]:.0f}" for s, region in values if s == subset)
+        drawn.append((slices.images[subset.split("+")[0]], labels, f"{subset}\n{scores}"))
+    for panel, (image, labels, title) in zip(panels, drawn, strict=False):
+        overlay = tissue_overlay({tissue: labels[box] == value for tissue, value in scheme.values})
+        draw_slice(panel, image[box], (0, 255), title, overlay)
+    for panel in panels[len(drawn) :]:
         panel.set_axis_off()
     return figure
 
 
 def _draw_presence(panel: Any, subsets: Sequence[Subset]) -> None:
-    """Draw a dot per row and sequence, filled where it is present, as in the paper's Table 1."""
+    """Draw a dot per row and modality, filled where it is present, as in the paper's Table 1."""
     names = subsets[0].of
     for column, name in enumerate(names):
         filled = ["black" if name in subset else "white" for subset in subsets]
@@ -96,34 +94,10 @@ def _draw_scores(
 ) -> None:
     """Draw one model's scores of one region; `look` is its offset from the rows and its colour."""
     offset, colour = look
-    rows = {str(subset): index + offset for index, subset in enumerate(subsets)}
-    values: dict[str, list[float]] = {subset: [] for subset in rows}
-    for score in scores:
-        value = score.dice if metric == "dice" else score.hd95_mm
-        values[score.subset].append(np.nan if value is None else value)
-    heights = [rows[subset] for subset, found in values.items() for _ in found]
-    flat = [value for found in values.values() for value in found]
-    panel.scatter(flat, heights, s=14, color=colour, alpha=0.4, linewidths=0)
-    for subset, found in values.items():
-        summary = summarise(found)
-        panel.plot([summary.q1, summary.q3], [rows[subset]] * 2, color=colour, linewidth=2.2)
-        panel.plot(
-            [summary.median], [rows[subset]], marker="|", color=colour, markersize=9, markeredgewidth=2
-        )
-
-
-def _draw_slice(panel: Any, image: Image, labels: Image, scheme: LabelScheme, title: str) -> None:
-    panel.imshow(image, cmap="gray", vmin=0, vmax=255)
-    panel.imshow(tissue_overlay({tissue: labels == value for tissue, value in scheme.values}))
-    panel.set_title(title, color="white", fontsize=8)
-
-
-def _brain(slices: Slices) -> tuple[slice, slice]:
-    """Return the box of what is not zero in any image, or labelled."""
-    mask: npt.NDArray[np.bool_] = slices.reference > 0
-    for image in slices.images.values():
-        mask = mask | (image > 0)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return slice(None), slice(None)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    for index, subset in enumerate(map(str, subsets)):
+        row = index + offset
+        values = [metric.factor * score.values[metric.column] for score in scores if score.subset == subset]
+        q1, median, q3 = np.percentile(values, (25, 50, 75))
+        panel.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.4, linewidths=0)
+        panel.plot([q1, q3], [row, row], color=colour, linewidth=2.2)
+        panel.plot([median], [row], marker="|", color=colour, markersize=9, markeredgewidth=2)

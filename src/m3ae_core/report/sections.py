@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from m3ae_core.evaluation.conventions import CONVENTIONS, Convention
+from m3ae_core.evaluation.conventions import Convention
 from m3ae_core.evaluation.results import Results, Score
 from m3ae_core.evaluation.statistics import Comparison, compare, summaries
 from m3ae_core.report.tables import Table, comparison_tables, empty_table, score_table
@@ -22,7 +22,7 @@ class Section:
 
 def sections(results: Results) -> tuple[Section, ...]:
     """Return a section per convention."""
-    return tuple(_section(results, convention) for convention in CONVENTIONS)
+    return tuple(_section(results, convention) for convention in results.conventions)
 
 
 def provenance(results: Results) -> tuple[tuple[str, str], ...]:
@@ -49,9 +49,9 @@ def _section(results: Results, convention: Convention) -> Section:
     tables: list[Table] = []
     comparisons: list[Comparison] = []
     for metric in convention.metrics:
-        tables.append(score_table(summaries(scores, metric), subsets, metric, title))
+        tables.append(score_table(summaries(scores, metric.column), subsets, metric, title))
         if len(results.models) > 1:
-            tests = compare(scores, metric)
+            tests = compare(scores, metric.column)
             tables += comparison_tables(tests, subsets, metric, title)
             comparisons += tests
     tables.append(empty_table(scores, subsets, title))

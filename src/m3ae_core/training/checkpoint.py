@@ -1,4 +1,4 @@
-"""The state that a run is resumed from: believed only if it is whole, fits the recipe and is this run's own."""
+"""The state that a run is resumed from: used only if it is undamaged, fits the recipe and belongs to this run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_state(path: Path, task: nn.Module, optimizer: Optimizer, epochs: int) -
     if "run" in state and file_is_whole(path) is None:
         raise _refused(path, "The checkpoint is damaged: its SHA-256 is missing.", "hash")
     _check_weights(state["task"], task, path)
-    # Parameters that were never used have no moments; a file without a seal is not believed to mean that.
+    # Parameters that were never used have no moments; in a file without a seal that may be damage.
     everyone = state["epoch"] > 0 and file_is_whole(path) is None
     _check_optimizer(state["optimizer"], optimizer, path, everyone=everyone)
     return state

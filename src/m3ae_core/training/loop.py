@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,39 @@ if TYPE_CHECKING:
 Validate = Callable[[int], Validated | None]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Where a run keeps its state, what tells it from others, and what is done beside its steps.
+
+    Attributes
+    ----------
+    folder
+        That of the run.
+    hardware
+        How many processes prepare samples, and in how many parts a batch is computed.
+    identity
+        What tells the run from others (:func:`~m3ae_core.training.identity.keep_identity`).
+    budget
+        The minutes it has, instead of the stage's epochs.
+    validate
+        Measures the model where it is due.
+    keep_best
+        Called with every best validation.
+    """
+
+    folder: Path
+    hardware: Hardware
+    identity: str = ""
+    budget: Budget | None = None
+    validate: Validate = lambda _: None
+    keep_best: Callable[[Validated], object] = lambda _: None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state is kept."""
+        return self.folder / CHECKPOINT
+
+
 @dataclass
 class Run:
     """One run in progress: everything a step needs.
@@ -46,70 +79,66 @@ class Run:
     ----------
     model
         The task as Fabric wraps it.
-    accumulate
-        Parts that each batch is computed in, one after the other.
-    folder, identity
-        Where the run keeps its record, and what tells it from other runs.
-    budget
-        The minutes it has, if it has a budget.
     epoch, best
         Epochs done, and the best mean Dice validated so far. With the parameters and the optimiser they are the state.
     """
 
     task: Task
-    validation: Validate
     model: Any
     optimizer: Any
     fabric: Fabric
-    accumulate: int
-    folder: Path
-    identity: str = ""
-    budget: Budget | None = None
+    setting: Setting
     epoch: int = 0
     best: float = -1.0
 
-    def save(self) -> None:
+    def save(self) -> Saved:
         """Write the state, with the hash of the log so far; only the first process does."""
         if self.fabric.is_global_zero:
+            budget = self.setting.budget
             state = {
                 "task": self.task.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "epoch": self.epoch,
                 "best": self.best,
-                **({} if self.budget is None else {"seconds": self.budget.spent}),
-                "run": self.identity,
-                "log": log_sha256(self.folder),
+                **({} if budget is None else {"seconds": budget.spent}),
+                "run": self.setting.identity,
+                "log": log_sha256(self.setting.folder),
             }
-            save_checkpoint(self.folder / CHECKPOINT, state)
+            save_checkpoint(self.setting.checkpoint, state)
         self.fabric.barrier()
+        return Saved(str(self.setting.checkpoint), self.epoch)
 
     def load(self, epochs: int) -> None:
         """Read the state of a run of so many epochs, if there is one; the first process checks whose it is."""
-        path = self.folder / CHECKPOINT
+        path = self.setting.checkpoint
         if path.exists():
             state = read_state(path, self.task, self.optimizer, epochs)
             if self.fabric.is_global_zero:
-                require_own(state, self.identity, path)
+                require_own(state, self.setting.identity, path)
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.epoch, self.best = int(state["epoch"]), float(state["best"])
-            if self.budget is not None:
-                self.budget.before = float(state.get("seconds", 0.0))
+            if self.setting.budget is not None:
+                self.setting.budget.before = float(state.get("seconds", 0.0))
 
     def validate(self) -> Validated | None:
-        """Validate where it is due; a budget remembers how long it takes."""
-        started = time.monotonic()
-        validated = self.validation(self.epoch)
-        if self.budget is not None:
-            self.budget.validation = max(self.budget.validation, time.monotonic() - started)
+        """Validate where it is due, and keep the best; a budget remembers how long it takes."""
+        started, budget = time.monotonic(), self.setting.budget
+        validated = self.setting.validate(self.epoch)
+        if budget is not None:
+            budget.validation = max(budget.validation, time.monotonic() - started)
+        if validated is not None and validated.mean > self.best:
+            self.best = validated.mean
+            self.setting.keep_best(validated)
         return validated
 
     def step(self, batch: list[Any]) -> dict[str, float]:
         """Take one optimiser step on this process's share of a batch; return the mean of every loss term."""
         self.optimizer.zero_grad()
-        parts = [batch[part :: self.accumulate] for part in range(self.accumulate)]
+        count = self.setting.hardware.accumulate
+        parts = [batch[part::count] for part in range(count)]
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             waiting = number < len(parts)
@@ -125,24 +154,13 @@ class Run:
 
 
 def fit(
-    task: Task,
-    samples: Samples[Any],
-    stage: StageConfig,
-    fabric: Fabric,
-    folder: Path,
-    *,
-    hardware: Hardware,
-    validate: Validate = lambda _: None,
-    budget: Budget | None = None,
-    keep_best: Callable[[Validated], None] | None = None,
-    identity: str = "",
+    task: Task, samples: Samples[Any], stage: StageConfig, fabric: Fabric, setting: Setting
 ) -> Iterator[Event]:
-    """Train `task`, resuming from `folder`/checkpoint.pt if it is there.
+    """Train `task`, resuming from the run's checkpoint if it is there.
 
     Yields :class:`Resumed` first, then a :class:`StepDone` per optimiser step, an :class:`EpochDone` per epoch, a
-    :class:`Validated` where `validate` gives one, and a :class:`Saved` per checkpoint. A `budget` of minutes takes the
-    place of the stage's epochs, and may cut the last one short. `keep_best` is called with every best validation;
-    `identity` tells the run from others (:func:`~m3ae_core.training.identity.keep_identity`).
+    :class:`Validated` where one was due, and a :class:`Saved` per checkpoint. A budget of minutes may cut the last
+    epoch short.
 
     Raises
     ------
@@ -154,38 +172,41 @@ def fit(
     """
     optimizer = torch.optim.Adam(task.parameter_groups(), weight_decay=stage.weight_decay, fused=True)
     model, optimizer = fabric.setup(task, optimizer)
-    schedule = Schedule(stage.epochs, budget)
-    run = Run(task, validate, model, optimizer, fabric, hardware.accumulate, folder, identity, budget)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    run = Run(task, model, optimizer, fabric, setting)
+    schedule, accumulate = Schedule(stage.epochs, setting.budget), setting.hardware.accumulate
+    rates = [group["lr"] for group in run.optimizer.param_groups]
     run.load(schedule.epochs)
     yield Resumed(run.epoch)
-    batches = _batches(
-        range(run.epoch, schedule.epochs), len(samples.cases), stage, fabric, hardware.accumulate
-    )
-    per_epoch = len(samples.cases) // stage.batch_size
-    loader = iter(_loader(samples, batches, fabric, hardware.workers))
-    for epoch in range(run.epoch, schedule.epochs):
-        started, steps = time.monotonic(), list[dict[str, float]]()
-        while len(steps) < per_epoch and (share := fabric.broadcast(schedule.share(epoch))) < 1:
-            for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * cosine(share)
-            steps.append(run.step(next(loader)))
-            step = epoch * per_epoch + len(steps)
-            _require_finite(steps[-1], step, run.epoch)
-            yield StepDone(step, schedule.expected(step, per_epoch), steps[-1])
-        if not steps:
+    epochs = range(run.epoch, schedule.epochs)
+    batches = _batches(epochs, len(samples.cases), stage, fabric, accumulate)
+    loader = iter(_loader(samples, batches, fabric, setting.hardware.workers))
+    for _ in epochs:
+        taken = yield from _epoch(run, loader, schedule, rates, len(samples.cases) // stage.batch_size)
+        if not taken:
             return
-        run.epoch = epoch + 1
-        means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
-        yield EpochDone(run.epoch, schedule.expected(run.epoch), means, time.monotonic() - started)
         if (validated := run.validate()) is not None:
             yield validated
-            if keep_best is not None and validated.mean > run.best:
-                run.best = validated.mean
-                keep_best(validated)
         if run.epoch % stage.checkpoint_every == 0 or schedule.share(run.epoch) >= 1:
-            run.save()
-            yield Saved(str(folder / CHECKPOINT), run.epoch)
+            yield run.save()
+
+
+def _epoch(
+    run: Run, loader: Iterator[list[Any]], schedule: Schedule, rates: Sequence[float], per_epoch: int
+) -> Generator[Event, None, int]:
+    """Take the steps of one epoch, as far as the schedule lets it; return how many there were."""
+    started, steps = time.monotonic(), list[dict[str, float]]()
+    while len(steps) < per_epoch and (share := run.fabric.broadcast(schedule.share(run.epoch))) < 1:
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * cosine(share)
+        steps.append(run.step(next(loader)))
+        step = run.epoch * per_epoch + len(steps)
+        _require_finite(steps[-1], step, run.epoch)
+        yield StepDone(step, schedule.expected(step, per_epoch), steps[-1])
+    if steps:
+        run.epoch += 1
+        means = {name: statistics.fmean(terms[name] for terms in steps) for name in steps[0]}
+        yield EpochDone(run.epoch, schedule.expected(run.epoch), means, time.monotonic() - started)
+    return len(steps)
 
 
 def _require_finite(terms: dict[str, float], step: int, epoch: int) -> None:

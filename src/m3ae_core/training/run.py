@@ -8,35 +8,31 @@ share it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import Recipe
 from m3ae_core.data.dataset import CachedCase, Samples, cache_case
 from m3ae_core.data.protocols import list_sha256
-from m3ae_core.errors import ConfigError, InputError, OutputError
-from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved, Validated
-from m3ae_core.files import ensure_writable, make_folder, remove_left_over, write_json
+from m3ae_core.errors import ConfigError, InputError
+from m3ae_core.events import EpochDone, Event, Progress, Resumed, Saved
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.case import CaseFiles
 from m3ae_core.methods.method import Stage, Task
 from m3ae_core.methods.registry import method_named
 from m3ae_core.regions import BRATS_2023, LabelScheme
-from m3ae_core.training.checkpoint import CHECKPOINT
+from m3ae_core.training.folder import cache_folder, run_folder
 from m3ae_core.training.identity import keep_identity
 from m3ae_core.training.launch import launch, prepare
-from m3ae_core.training.loop import fit
-from m3ae_core.training.record import BUNDLE, LOCK, RECIPE, recorded
+from m3ae_core.training.loop import Setting, fit
+from m3ae_core.training.record import BUNDLE, recorded
 from m3ae_core.training.schedule import Budget, most_epochs
 from m3ae_core.training.validate import Validation
 
@@ -121,39 +117,35 @@ def train(
     begun_with = start.model if start else None
     stage.require(begun_with)
     _refuse_incomplete(validation, plan.recipe)
-    fabric = launch(plan.hardware)
-    with run_folder(plan, stage, fabric):
+    fabric, settings = launch(plan.hardware), stage.settings(plan.recipe)
+    with run_folder(plan.folder, plan.recipe, stage.name, fabric):
         cached = yield from cached_cases(plan.cases, plan, fabric, labelled=stage.labelled)
         held_out = yield from cached_cases(validation, plan, fabric)
         identity = run_identity(plan, stage, fabric, (cached, held_out), start)
-        torch.manual_seed(stage.settings(plan.recipe).seed)
+        torch.manual_seed(settings.seed)
         task = stage.task(plan.recipe, begun_with, cached)
         prepare(task.trained, plan.hardware)
-        checks = Validation(plan.recipe.model, stage.settings(plan.recipe), held_out, fabric)
+        checks = Validation(plan.recipe.model, settings, held_out, fabric)
 
-        def keep(name: str, measured: dict[str, Any]) -> Path:
-            return save_bundle(Bundle(task.model, plan.card(stage, start, measured)), plan.folder / name)
+        def keep(name: str, measured: dict[str, Any]) -> Saved | None:
+            if not fabric.is_global_zero:
+                return None
+            bundle = Bundle(task.model, plan.card(stage, start, measured))
+            return Saved(str(save_bundle(bundle, plan.folder / name)), measured["epoch"])
 
-        def keep_best(validated: Validated) -> None:
-            if fabric.is_global_zero:
-                keep("best", {"epoch": validated.epoch, "validation_dice": validated.by_subset})
-
-        events = fit(
-            task,
-            plan.samples(cached, stage),
-            stage.settings(plan.recipe),
-            fabric,
+        setting = Setting(
             plan.folder,
-            hardware=plan.hardware,
-            budget=plan.budget,
-            validate=lambda epoch: checks.run(epoch, task.model) if checks.due(epoch) else None,
-            keep_best=keep_best,
-            identity=identity,
+            plan.hardware,
+            identity,
+            plan.budget,
+            lambda epoch: checks.run(epoch, task.model) if checks.due(epoch) else None,
+            lambda found: keep("best", {"epoch": found.epoch, "validation_dice": found.by_subset}),
         )
+        events = fit(task, plan.samples(cached, stage), settings, fabric, setting)
         epochs = yield from record_run(events, plan, fabric, task)
-        if fabric.is_global_zero:
+        if saved := keep(BUNDLE, {"epoch": epochs}):
             yield from task.finished()
-            yield Saved(str(keep(BUNDLE, {"epoch": epochs})), epochs)
+            yield saved
 
 
 def stage_named(recipe: Recipe, name: str) -> Stage:
@@ -201,43 +193,6 @@ def run_identity(
     return keep_identity(plan.folder, *cases, pretrained, plan.settings(stage))
 
 
-@contextmanager
-def run_folder(plan: Plan, stage: Stage, fabric: Fabric) -> Iterator[None]:
-    """Make and lock a run folder and store the recipe in it; a folder of another recipe is left as it is.
-
-    The first process does so, the others wait for it.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be made, another run is using it (code ``locked``), or it belongs to a run with another
-        model or other settings of this stage (``other-recipe``).
-    """
-    if not fabric.is_global_zero:
-        fabric.barrier()
-        yield
-        return
-    folder = plan.folder
-    for needed in (folder, cache_folder(folder)):
-        ensure_writable(make_folder(needed) / LOCK)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            _keep_recipe(folder / RECIPE, plan.recipe, stage.name)
-            remove_left_over(folder)
-            fabric.barrier()
-            yield
-    except Timeout as error:
-        problem = "Another run is using this folder."
-        raise OutputError(
-            problem, "Wait for it, or choose another folder.", path=folder, code="locked"
-        ) from error
-
-
-def cache_folder(folder: Path) -> Path:
-    """Return where the decoded cases of a run folder are kept: beside it, for other runs to use."""
-    return folder.absolute().parent / "cache"
-
-
 def starting_bundle(path: Path, recipe: Recipe) -> Bundle:
     """Read the bundle to go on from.
 
@@ -281,48 +236,6 @@ def record_run(
         if fabric.is_global_zero:
             yield event
     return epochs
-
-
-def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
-    """Store the recipe of a run; where the run has begun, refuse to go on with another.
-
-    One that lacks a setting is another: an older version may have computed otherwise where nothing could be set.
-    """
-    own = recipe.model_dump(mode="json")
-    begun = path.with_name(CHECKPOINT).exists()
-    stored = _stored_recipe(path)
-    problem = ""
-    if stored is None and begun:
-        problem, code = "The recipe of this run is missing or damaged.", "damaged"
-    elif stored is not None and any(stored.get(part) != own[part] for part in ("model", stage)):
-        problem, code = "The run in this folder was started with other settings.", "other-recipe"
-        if unknown := [
-            name for part in ("model", stage) for name in _unknown(stored.get(part), own[part], f"{part}.")
-        ]:
-            problem = f"The run was started by another version, which had no {', '.join(unknown)}."
-    if problem:
-        fix = "Choose another output folder, or use the recipe stored in this one."
-        raise OutputError(problem, fix, path=path, code=code)
-    write_json(path, own)
-
-
-def _stored_recipe(path: Path) -> dict[str, Any] | None:
-    """Return the recipe in a run folder; None if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _unknown(stored: Any, own: Any, name: str = "") -> list[str]:
-    """Return the settings of a recipe, by their dotted names, that a stored one does not have."""
-    if not isinstance(stored, dict) or not isinstance(own, dict):
-        return []
-    missing = [f"{name}{key}" for key in own if key not in stored]
-    return missing + [
-        deeper for key in own if key in stored for deeper in _unknown(stored[key], own[key], f"{name}{key}.")
-    ]
 
 
 def cached_cases(

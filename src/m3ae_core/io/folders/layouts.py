@@ -27,7 +27,7 @@ from m3ae_core.modalities import BRATS, ModalitySet
 _DEPTH = 5  # Archive/Archive/HGG/Patient/Visit below the chosen folder
 _GENERIC = re.compile(r"anat|images?(tr|ts|val)?|nifti|nii|mri?", re.IGNORECASE)
 _VISIT = re.compile(
-    r"(ses|session|visit|v|tp|timepoint|time|week|day|month|scan|study|date)[-_ ]?\d*|ses-\w+|\d{1,8}|"
+    r"(ses|session|visit|v|tp|timepoint|time|week|day|month|scan|study|date)([-_ ]?\d+)*|ses-\w+|\d{1,8}|"
     r"\d{4}-\d\d-\d\d|baseline|follow[-_ ]?up\d*|fu[-_ ]?\d*|pre[-_]?op|post[-_]?op|pre|post",
     re.IGNORECASE,
 )
@@ -75,7 +75,7 @@ def sort_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
         files = next(iter(alike.values()))
     if not files.images and not files.questions:
         raise foreign_images(folder) or no_sequence("No sequence was found here", modalities, folder)
-    return replace(files, name=folder.absolute().name, unused=files.unused + _foreign(home))
+    return replace(files, name=folder.absolute().name, unused=files.unused + _left_out(home))
 
 
 def find_cases(folder: Path | str, modalities: ModalitySet = BRATS) -> tuple[CaseFiles, ...]:
@@ -199,7 +199,7 @@ def _cases_among(paths: list[Path], folder: Path, search: _Search) -> list[tuple
     groups = _flat_cohort(paths, search.modalities, channels)
     if not groups:
         files = sort_files(paths, search.modalities, channels)
-        files = replace(files, unused=files.unused + _foreign(folder))
+        files = replace(files, unused=files.unused + _left_out(folder))
         return [(folder, files)] if files.images or files.questions else []
     cases: list[tuple[Path | None, CaseFiles]] = []
     for name, group in groups.items():
@@ -327,10 +327,17 @@ def _nifti_files(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if path.name.lower().endswith(ENDINGS) and not path.is_dir()]
 
 
-def _foreign(folder: Path) -> tuple[tuple[Path, str], ...]:
-    """Return the images in a folder that are in another format."""
-    why = "not NIfTI: convert it to .nii.gz first"
-    return tuple((path, why) for path in _visible(folder) if path.name.lower().endswith(_FOREIGN))
+def _left_out(folder: Path) -> tuple[tuple[Path, str], ...]:
+    """Return the images in a case's folder that are in another format, or in folders below those that are used."""
+    foreign = "not NIfTI: convert it to .nii.gz first"
+    found = [(path, foreign) for path in _visible(folder) if path.name.lower().endswith(_FOREIGN)]
+    if _nifti_files(folder):
+        found += [(path, "it lies in a folder below the case's") for path in _nifti_below(folder)]
+    return tuple(found)
+
+
+def _nifti_below(folder: Path) -> list[Path]:
+    return [path for child in _folders(folder) for path in _nifti_files(child)]
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def match_files(
 ) -> CaseFiles:
     """Tell from their names which sequence each of the files of one case holds.
 
-    Every word of a name is heard (:mod:`~m3ae_core.io.folders.vocabulary`). The case takes its name from what comes
+    Every word of a name counts (:mod:`~m3ae_core.io.folders.vocabulary`). The case takes its name from what comes
     before the sequence if all images agree, else from their folder. `channels` gives the sequences of ``0000`` and so
     on, if a ``dataset.json`` says them.
 

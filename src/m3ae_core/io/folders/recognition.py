@@ -1,6 +1,6 @@
 """What a file holds, by its name: a sequence, a label map, nothing of ours, or a question.
 
-Every word that speaks for another choice is heard: where words contradict each other, the outcome is a question.
+Every word that points to another choice counts: where words contradict each other, the outcome is a question.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ CONTRAST = _words(
     "gadoterate injection injected injecte inj enhanced enhancement mdc agent cm postcontrast postgad postgd "
     "postgado postkm dtpa iv gbca vueway gadopiclenol"
 )
-#: Words that start like this speak of contrast too, in whatever case or language.
+#: Words that start like this mean contrast too, in whatever case or language.
 CONTRAST_STEMS = ("kontr", "contr", "gado", "enh", "injec", "injek")
 #: No contrast agent was given.
 NATIVE = _words(
@@ -53,7 +53,7 @@ WITHOUT = _words(
 WITH = _words("nach after apres dopo despues mit with avec con w")
 #: Alone beside T1 they leave the question open.
 OPEN = _words("nach after apres dopo despues vor avant before without sans ohne avec mit")
-#: With one of these behind them, pre and post speak of treatment.
+#: With one of these behind them, pre and post refer to treatment.
 TREATMENT = _words(
     "op operation operative surgery surgical treatment therapy rt crt chemo radiation resection biopsy processed "
     "processing proc"

@@ -129,7 +129,7 @@ def reconstruct(
     BundleError
         If the model holds no masked autoencoder (``stage``) or its output is not finite (``nonfinite``).
     InputError
-        If no sequence is left (``no-sequence``), or the case cannot be laid on the model's template.
+        If no sequence is left (``no-sequence``), or the case does not fit on the model's template.
     ConfigError
         If `dropped` names an unknown sequence (``modalities``), or `ratio` or `patch` is out of range (``masking``).
     """
