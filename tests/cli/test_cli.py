@@ -20,7 +20,7 @@ from m3ae_core.cli.training import chosen_cases
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.events import CaseSegmented
 from m3ae_core.inference.summary import read_summary
-from m3ae_core.io.volume import read_labels
+from m3ae_core.io.volume import read_labels, read_volume, write_image
 from m3ae_core.modalities import BRATS, ModalitySet
 from tiny import RECIPE, random_bundle, recipe_toml
 
@@ -93,13 +93,15 @@ def test_predict_takes_images_of_whatever_modalities_the_model_has(place, capsys
     )
     save_bundle(random_bundle(recipe), place / "ct")
     case = place / "cases" / "p1"
-    (case / "p1-t2w.nii.gz").rename(case / "p1-ct.nii.gz")
+    t2 = read_volume(case / "p1-t2w.nii.gz")
+    hounsfield = np.where(t2.data == 0, -1000, 80 * t2.data / t2.data.max()).astype(np.float32)
+    write_image(case / "p1-ct.nii.gz", hounsfield, t2.affine)
     out = ("--bundle", place / "ct", "--output", place / "o.nii.gz")
     given = ("--image", f"CT={case / 'p1-ct.nii.gz'}")
     assert run("predict", *given, *out) == 0
     assert "used CT; substituted T1c" in capsys.readouterr().out
     assert run("predict", *given, "--t1c", case / "p1-t1c.nii.gz", *out, "--overwrite") == 0
-    assert "used T1c+CT; substituted nothing" in capsys.readouterr().out
+    assert "used CT+T1c; substituted nothing" in capsys.readouterr().out
     assert run("predict", "--image", f"PET={case / 'p1-ct.nii.gz'}", *out, "--overwrite") == 2
     assert "Unknown modality PET. Choose from T1c, CT." in capsys.readouterr().err
 
