@@ -22,7 +22,7 @@ from m3ae_core.bundle import load_bundle
 from m3ae_core.config import InferenceConfig, ModelConfig, Shape, load_recipe
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.preprocess import standardise
-from m3ae_core.evaluation.metrics import overlap
+from m3ae_core.evaluation.registry import overlap
 from m3ae_core.inference.cohort import Cohort
 from m3ae_core.inference.predictor import Predictor, save_prediction
 from m3ae_core.inference.whatif import SubsetDone, sweep
