@@ -256,6 +256,11 @@ def test_torch_build_is_pinned_in_one_place() -> None:
     )
 
 
+def test_the_hook_of_ruff_has_the_version_of_the_constraints() -> None:
+    (version,) = re.findall(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert f"ruff-pre-commit\n    rev: v{version}\n" in (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+
+
 @pytest.mark.parametrize("command", ["scripts/demo", "scripts/test"])
 def test_readme_gives_the_set_up_commands(command: str) -> None:
     assert f"./{command}" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -46,6 +46,16 @@ class Bundle:
         Name, training data, licence, recipe and measured figures; free-form JSON.
     sha256
         That of the weights' file; empty before the bundle is saved.
+
+    Examples
+    --------
+    >>> from m3ae_core import load_bundle
+    >>> from m3ae_core.data.builtin import builtin_bundle
+    >>> bundle = load_bundle(builtin_bundle())
+    >>> bundle.config.modality_set.names, bundle.config.regions
+    (('FLAIR', 'T1', 'T1c', 'T2'), ('WT', 'TC', 'ET'))
+    >>> bundle.substitute.shape == (4, *bundle.config.grid.shape)
+    True
     """
 
     model: Method
@@ -130,6 +140,14 @@ def load_bundle(folder: Path | str) -> Bundle:
     ------
     BundleError
         If a file is missing, damaged, or made for another architecture.
+
+    Examples
+    --------
+    >>> from m3ae_core import load_bundle
+    >>> from m3ae_core.data.builtin import builtin_bundle
+    >>> bundle = load_bundle(builtin_bundle())
+    >>> bundle.card["licence"], bundle.segmenter is not None
+    ('CC BY 4.0', True)
     """
     folder = Path(folder)
     content = read_card(folder)

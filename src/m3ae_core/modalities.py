@@ -22,7 +22,14 @@ Kind = Literal["MRI", "CT"]
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality: its `name`, the lower-case tokens that announce it in a file name, and its kind."""
+    """One modality: its `name`, the lower-case tokens that announce it in a file name, and its kind.
+
+    Examples
+    --------
+    >>> from m3ae_core import Modality
+    >>> sorted(Modality("T1c", ("t1ce", "t1gd")).tokens)
+    ['t1c', 't1ce', 't1gd']
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -88,6 +95,15 @@ class ModalitySet:
     ------
     ConfigError
         If the set is empty, a name repeats, or two modalities share a file-name token.
+
+    Examples
+    --------
+    >>> from m3ae_core import BRATS, Modality, ModalitySet
+    >>> len(BRATS.subsets())
+    15
+    >>> modalities = ModalitySet((Modality("T1"), Modality("ADC", ("adcmap",))))
+    >>> modalities.subset(["ADC"]).missing
+    ('T1',)
     """
 
     modalities: tuple[Modality, ...]

@@ -78,6 +78,16 @@ def run(
         If a case lacks something, repeats a name, or cannot be used; what was measured before it is kept.
     OutputError
         If the folder cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from m3ae_core import benchmark, load_bundle
+    >>> from m3ae_core.data.builtin import builtin_bundle, builtin_case
+    >>> model = load_bundle(builtin_bundle())
+    >>> events = benchmark([model], [builtin_case()], Path("results"), device="cpu")
+    >>> next(events).total  # subsets of the first case; the last event is the Results
+    15
     """
     own = {files.name: schemes.get(files.name, scheme) for files in cases}
     plan = make_plan(bundles, folder, own, arithmetic)

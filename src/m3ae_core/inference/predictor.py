@@ -67,6 +67,16 @@ class Prediction:
     uncertainty
         (X, Y, Z) float32 in [0, 1]: the chance that a voxel's tissue is wrong, 0 outside the brain. None if the
         prediction comes without probabilities.
+
+    Examples
+    --------
+    >>> from m3ae_core import segment
+    >>> from m3ae_core.data.builtin import builtin_case
+    >>> prediction = segment(t1c=builtin_case().images["T1c"], device="cpu")
+    >>> str(prediction.subset), prediction.scheme.name
+    ('T1c', 'brats2023')
+    >>> prediction.labels.shape == prediction.probabilities["ET"].shape == prediction.uncertainty.shape
+    True
     """
 
     labels: npt.NDArray[np.uint8]
@@ -105,6 +115,16 @@ class Predictor:
         If the bundle holds no segmenter, or its card a damaged calibration.
     ConfigError
         If the device is not there, or the window or the arithmetic cannot be.
+
+    Examples
+    --------
+    >>> from m3ae_core import Predictor, load_bundle, read_case
+    >>> from m3ae_core.data.builtin import builtin_bundle, builtin_case
+    >>> predictor = Predictor(load_bundle(builtin_bundle()), device="cpu")
+    >>> case = read_case(builtin_case())
+    >>> prediction = predictor.predict(case.without("T1c"))
+    >>> prediction.provenance["sequences_substituted"]
+    ['T1c']
     """
 
     def __init__(
@@ -298,6 +318,15 @@ def save_prediction(prediction: Prediction, path: Path) -> tuple[Path, Path]:
     ------
     OutputError
         If either cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from m3ae_core import save_prediction, segment
+    >>> from m3ae_core.data.builtin import builtin_case
+    >>> prediction = segment(flair=builtin_case().images["FLAIR"], device="cpu")
+    >>> [path.name for path in save_prediction(prediction, Path("labels.nii.gz"))]
+    ['labels.nii.gz', 'labels.json']
     """
     sidecar = sidecar_of(path)
     ensure_writable(sidecar)

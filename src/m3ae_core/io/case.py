@@ -52,6 +52,16 @@ class Case:
         :func:`~m3ae_core.io.together.fit_together`).
     ConfigError
         If a name does not belong to the modality set.
+
+    Examples
+    --------
+    >>> from m3ae_core import read_case
+    >>> from m3ae_core.data.builtin import builtin_case
+    >>> case = read_case(builtin_case())
+    >>> case.shape, case.affine.shape
+    ((240, 240, 155), (4, 4))
+    >>> str(case.without("T1", "T1c").subset)
+    'FLAIR+T2'
     """
 
     name: str
@@ -147,6 +157,14 @@ def read_case(
         :func:`~m3ae_core.io.orientation.oriented`).
     ConfigError
         If a name does not belong to the modality set, or the orientation is none.
+
+    Examples
+    --------
+    >>> from m3ae_core import read_case
+    >>> from m3ae_core.data.builtin import builtin_case
+    >>> case = read_case(builtin_case())
+    >>> case.name, sorted(case.volumes)
+    ('BraTS-SSA-00080-000', ['FLAIR', 'T1', 'T1c', 'T2'])
     """
     refuse_questions(files)
     names = modalities.ordered(modalities.subset(files.images))

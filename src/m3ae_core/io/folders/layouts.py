@@ -53,6 +53,14 @@ def find_case(folder: Path | str, modalities: ModalitySet = BRATS) -> CaseFiles:
     InputError
         If there is no such folder (``missing``, ``not-a-folder``, ``unreadable``), no sequence in it
         (``no-sequence``), two files for one sequence (``ambiguous``), or a file that must be asked for (``unclear``).
+
+    Examples
+    --------
+    >>> from m3ae_core import find_case
+    >>> from m3ae_core.data.builtin import builtin_case
+    >>> files = find_case(builtin_case().images["FLAIR"].parent)
+    >>> files.images["T1c"].name, files.labels.name
+    ('BraTS-SSA-00080-000-t1c.nii.gz', 'BraTS-SSA-00080-000-seg.nii.gz')
     """
     files = sort_case(folder, modalities)
     refuse_questions(files)
@@ -89,6 +97,16 @@ def find_cases(folder: Path | str, modalities: ModalitySet = BRATS) -> tuple[Cas
     InputError
         If there is no case (``no-case``), no such folder (``missing``, ``not-a-folder``, ``unreadable``), two files
         of a case claim the same sequence (``ambiguous``), or a file must be asked for (``unclear``).
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from m3ae_core import find_cases
+    >>> from m3ae_core.data.phantom import write_phantom
+    >>> for name in ("a", "b"):
+    ...     _ = write_phantom(Path("cases"), name, shape=(16, 16, 16))
+    >>> [files.name for files in find_cases("cases")]
+    ['a', 'b']
     """
     cases, unusable = scan_cases(folder, modalities)
     if unusable:
