@@ -13,6 +13,7 @@ from m3ae_core.bundle import fingerprint_of
 from m3ae_core.config import ModelConfig, parse_recipe
 from m3ae_core.errors import ConfigError
 from m3ae_core.intensity import MinMax, PreprocessConfig, Window, ZScore
+from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.modalities import BRATS, CT
 from test_plugins import install, run
 
@@ -53,7 +54,7 @@ def test_steps_survive_json() -> None:
 def test_fingerprints_tell_steps_apart_and_know_nothing_of_unused_ones() -> None:
     image = torch.zeros(3, 1, 1, 1)
     window, zscore, none = (
-        fingerprint_of("", image, configured(own))
+        fingerprint_of("", M3AE.of(configured(own), image))
         for own in ({"CT": {"scale": "window"}}, {"CT": {"scale": "zscore"}}, {})
     )
     assert len({window, zscore, none}) == 3

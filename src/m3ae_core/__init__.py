@@ -19,8 +19,10 @@ __all__ = [
     "BRATS",
     "Bundle",
     "Case",
+    "Method",
     "Modality",
     "ModalitySet",
+    "Plan",
     "Prediction",
     "Predictor",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
     "read_case",
     "save_prediction",
     "segment",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
     from m3ae_core.inference.predictor import Prediction, Predictor, save_prediction
     from m3ae_core.inference.segment import segment
     from m3ae_core.io.case import Case, find_case, find_cases, read_case
+    from m3ae_core.methods.method import Method
     from m3ae_core.modalities import BRATS, Modality, ModalitySet
+    from m3ae_core.training.run import Plan, train
 else:
     _MODULES = {
         "bundle": "Bundle load_bundle",
@@ -47,7 +52,9 @@ else:
         "inference.predictor": "Prediction Predictor save_prediction",
         "inference.segment": "segment",
         "io.case": "Case find_case find_cases read_case",
+        "methods.method": "Method",
         "modalities": "BRATS Modality ModalitySet",
+        "training.run": "Plan train",
     }
     _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 

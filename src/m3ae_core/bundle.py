@@ -54,7 +54,7 @@ class Bundle:
     >>> bundle = load_bundle(builtin_bundle())
     >>> bundle.config.modality_set.names, bundle.config.regions
     (('FLAIR', 'T1', 'T1c', 'T2'), ('WT', 'TC', 'ET'))
-    >>> bundle.substitute.shape == (4, *bundle.config.grid.shape)
+    >>> bundle.model.images["substitute"].shape == (4, *bundle.config.grid.shape)
     True
     """
 
@@ -146,8 +146,8 @@ def load_bundle(folder: Path | str) -> Bundle:
     >>> from m3ae_core import load_bundle
     >>> from m3ae_core.data.builtin import builtin_bundle
     >>> bundle = load_bundle(builtin_bundle())
-    >>> bundle.card["licence"], bundle.segmenter is not None
-    ('CC BY 4.0', True)
+    >>> bundle.card["licence"], sorted(bundle.model.networks)
+    ('CC BY 4.0', ['autoencoder', 'segmenter'])
     """
     folder = Path(folder)
     content = read_card(folder)

@@ -42,6 +42,35 @@ class Method(Protocol):
         What the model is; inference obeys it.
     networks, images
         Those that this model has; one that is only pretrained may lack some.
+
+    Examples
+    --------
+    The smallest method there can be: one convolution, trained with :class:`m3ae_core.methods.supervised.Supervised`.
+
+    >>> import torch
+    >>> from m3ae_core import Method
+    >>> from m3ae_core.config import ModelConfig
+    >>> from m3ae_core.methods.supervised import Supervised
+    >>> def convolution(config):
+    ...     return torch.nn.Conv3d(len(config.modalities), len(config.regions), 1)
+    >>> class OneConvolution(Method):
+    ...     NETWORKS = {"convolution": convolution}
+    ...
+    ...     @classmethod
+    ...     def stages(cls):
+    ...         return (Supervised(cls),)
+    ...
+    ...     def predict(self, x, missing):
+    ...         return self.networks["convolution"](x)
+    ...
+    ...     def losses(self, network, x, regions, missing, weights):
+    ...         x = torch.where(missing[:, :, None, None, None], 0, x)
+    ...         return {"entropy": torch.nn.functional.binary_cross_entropy_with_logits(network(x), regions.float())}
+    >>> config = ModelConfig()
+    >>> model = OneConvolution.restored(config, {"convolution": convolution(config)})
+    >>> missing = torch.tensor([True, False, False, False])
+    >>> model.predict(model.fill(torch.rand(4, 8, 8, 8), missing, (0, 0, 0))[None], missing).shape
+    torch.Size([1, 3, 8, 8, 8])
     """
 
     NETWORKS: ClassVar[Mapping[str, Callable[[ModelConfig], nn.Module]]]

@@ -42,12 +42,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage is told: the recipe, the cases, where results go, and what computes them.
+    """What a stage is given: the recipe, the cases, the folder of the run, and the hardware.
 
-    `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says
-    how much the labels of single cases count (1). The cases
-    are named in the run folder, in its bundles only with `name_cases`. A `budget` of minutes takes the place of the
-    recipe's epochs.
+    `schemes` names the label scheme of single cases, by name; the others follow `scheme`. `weights` says how much the
+    labels of single cases count (1). The cases are named in the run folder, in its bundles only with `name_cases`. A
+    `budget` of minutes takes the place of the recipe's epochs.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from m3ae_core import Plan
+    >>> from m3ae_core.config import load_recipe
+    >>> plan = Plan(load_recipe("demo-2mm"), cases=[], folder=Path("run"))
+    >>> plan.recipe.finetune.epochs
+    80
     """
 
     recipe: Recipe
@@ -111,6 +119,26 @@ def train(
     ------
     InputError, ConfigError, OutputError, BundleError
         If a case, the recipe, the bundle or the run folder cannot be used; nothing is trained then.
+
+    Examples
+    --------
+    One epoch of the baseline on a synthetic case, far too small to be of use:
+
+    >>> from pathlib import Path
+    >>> from m3ae_core import Plan, find_cases, train
+    >>> from m3ae_core.config import parse_recipe
+    >>> from m3ae_core.data.phantom import write_phantom
+    >>> from m3ae_core.hardware import Hardware
+    >>> _ = write_phantom("cases", "phantom", shape=(24, 24, 24))
+    >>> network = {"base_channels": 2, "norm_groups": 1}
+    >>> recipe = parse_recipe({
+    ...     "model": {"method": "unet-dropout", "network": network},
+    ...     "train": {"crop": (16, 16, 16), "epochs": 1},
+    ... })
+    >>> plan = Plan(recipe, find_cases("cases"), Path("run"), hardware=Hardware(device="cpu", workers=0))
+    >>> *_, last = train(plan)
+    >>> last
+    Saved(path='run/bundle', epoch=1)
     """
     stage = stage or only_stage(plan.recipe)
     start = None if pretrained is None else starting_bundle(pretrained, plan.recipe)
