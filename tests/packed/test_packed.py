@@ -16,8 +16,9 @@ from m3ae_core.bundle import load_bundle
 from m3ae_core.cli import main
 from m3ae_core.config import GridConfig, Recipe
 from m3ae_core.data.dataset import cache_case
-from m3ae_core.errors import InputError, OutputError
+from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.inference.predictor import Predictor
+from m3ae_core.intensity import PreprocessConfig
 from m3ae_core.io.case import CaseFiles, read_case
 from m3ae_core.packed import train
 from m3ae_core.packed.pack import pack
@@ -100,6 +101,14 @@ def test_a_case_larger_than_a_part_is_refused(cases: list[CaseFiles], tmp_path: 
     with pytest.raises(OutputError) as caught:
         list(pack(RECIPE, cases, {}, tmp_path, part_size=1000))
     assert caught.value.code == "part-size"
+
+
+def test_a_step_for_one_modality_is_refused(cases: list[CaseFiles], tmp_path: Path) -> None:
+    own = PreprocessConfig(modalities={"T2": {"scale": "zscore"}})
+    recipe = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"preprocess": own})})
+    with pytest.raises(ConfigError, match="'zscore' beside it"):
+        next(pack(recipe, cases, {}, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_spoiled_part_is_told(parts: Path, tmp_path: Path) -> None:

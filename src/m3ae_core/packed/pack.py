@@ -15,7 +15,7 @@ from torch import Tensor
 from m3ae_core.config import Recipe
 from m3ae_core.data.dataset import prepare_case
 from m3ae_core.data.preprocess import Box, brain_box
-from m3ae_core.errors import OutputError
+from m3ae_core.errors import ConfigError, OutputError
 from m3ae_core.events import Progress
 from m3ae_core.files import make_folder, remove, write_json
 from m3ae_core.io.case import CaseFiles
@@ -41,12 +41,17 @@ def pack(
 
     Raises
     ------
+    ConfigError
+        If a modality has a preprocessing step of its own: the training on packed cases knows one for all (``recipe``).
     InputError
         If a case cannot be read.
     OutputError
         If the folder is not empty (``exists``), a case alone is larger than a part (``part-size``), or a file cannot be
         written; no part is left then.
     """
+    if own := [step.scale for step in recipe.model.steps if step != recipe.model.preprocess.default]:
+        problem = f"Packed cases share one preprocessing step, and the recipe has {own[0]!r} beside it."
+        raise ConfigError(problem, "Train it with `m3ae pretrain` and `m3ae finetune`.", code="recipe")
     make_folder(folder)
     if any(folder.iterdir()):
         problem = "The folder is not empty, and packed cases are never replaced."
