@@ -118,7 +118,7 @@ def unclear(files):
 
 def test_file_whose_name_leaves_the_sequence_open_is_said_to_be_a_plain_image(files, unclear, told):
     (layer,) = opened(unclear)
-    assert layers.modality_of(layer) is None
+    assert layers.modality_of(layer, BRATS) is None
     assert "patient_post_T1.nii.gz: The name does not tell which sequence it is" in told[-1]
     assert "part Segment" in told[-1]
     (other,) = opened(files.images["T1"])
@@ -129,12 +129,12 @@ def test_file_whose_name_leaves_the_sequence_open_is_said_to_be_a_plain_image(fi
 def test_folder_with_such_a_file_is_opened_and_the_file_is_a_plain_image(files, unclear, told):
     plain, *known = opened(files.labels.parent)
     assert plain.name == "patient_post_T1.nii.gz"
-    assert [layers.modality_of(layer) for layer in known] == ["T2", "T1", "FLAIR", None]
+    assert [layers.modality_of(layer, BRATS) for layer in known] == ["T2", "T1", "FLAIR", None]
     assert len(told) == 1
 
 
 def test_what_was_answered_in_the_panel_holds_for_file_and_folder(files, unclear, told):
     Answers().remember(unclear, "T1c")
-    assert layers.modality_of(opened(unclear)[0]) == "T1c"
-    assert "T1c" in {layers.modality_of(layer) for layer in opened(files.labels.parent)}
+    assert layers.modality_of(opened(unclear)[0], BRATS) == "T1c"
+    assert "T1c" in {layers.modality_of(layer, BRATS) for layer in opened(files.labels.parent)}
     assert not told
