@@ -76,7 +76,7 @@ def _keep_recipe(path: Path, recipe: Recipe, stage: str) -> None:
     if problem:
         fix = "Choose another output folder, or use the recipe stored in this one."
         raise OutputError(problem, fix, path=path, code=code)
-    write_json(path, own)
+    write_json(path, own | {"stage": stage})
 
 
 def _stored_recipe(path: Path) -> dict[str, Any] | None:
