@@ -147,10 +147,10 @@ def test_an_outside_backbone_segments_from_a_bundle(tmp_path: Path) -> None:
 ASK = """
     import json
     from m3ae_core.errors import ConfigError
-    from m3ae_core.plugins import backbones, plugin_errors
+    from m3ae_core.plugins import plugin_errors, registered
     try:
         for _ in range(3):
-            found = sorted(backbones())
+            found = sorted(registered("backbones"))
     except ConfigError as error:
         found = [error.code, str(error)]
     print(json.dumps({"found": found, "errors": plugin_errors()}))

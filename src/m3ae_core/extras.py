@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from typing import Literal
 
@@ -11,7 +12,7 @@ Extra = Literal["napari", "report", "train"]
 #: What is imported of each extra.
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "napari": ("napari", "qtpy"),
-    "report": ("matplotlib",),
+    "report": ("matplotlib", "jinja2"),
     "train": ("lightning_fabric", "monai"),
 }
 
@@ -24,7 +25,9 @@ def require_extra(extra: Extra) -> None:
     ConfigError
         If one of its packages is missing (``missing-extra``).
     """
-    missing = [name for name in PACKAGES[extra] if find_spec(name) is None]
+    missing = [
+        name for name in PACKAGES[extra] if sys.modules.get(name, name) is None or find_spec(name) is None
+    ]
     if missing:
         raise ConfigError(
             f"This needs {' and '.join(missing)}, which the extra {extra!r} installs.",

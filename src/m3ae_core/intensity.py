@@ -135,7 +135,7 @@ def step_of(content: object) -> object:
     if not isinstance(content, dict):
         return content
     name = str(content.get("scale"))
-    known = STEPS if name in STEPS else STEPS | plugins.preprocessing()
+    known = STEPS if name in STEPS else STEPS | plugins.registered("preprocessing")
     if name not in known:
         raise ValueError(f"scale {name!r} is none of {', '.join(known)}")
     return known[name].model_validate(content)

@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
 
@@ -48,6 +48,7 @@ hook_specification = HookSpecificationMarker("m3ae")
 hook_implementation = HookImplementationMarker("m3ae")
 
 BackboneFactory = Callable[..., Any]
+Kind = Literal["backbones", "methods", "models", "metrics", "preprocessing"]
 
 
 class Specification:
@@ -89,63 +90,15 @@ def register_own(name: str, plugin: type) -> None:
         plugin_manager().register(plugin(), name=name)
 
 
-def backbones() -> dict[str, BackboneFactory]:
-    """Return every registered backbone factory by name.
+def registered(kind: Kind) -> dict[str, Any]:
+    """Return all that plugins register of a kind, by name: what ``m3ae_KIND`` of :class:`Specification` returns.
 
     Raises
     ------
     ConfigError
         If two plugins register the same name.
     """
-    return _collected("m3ae_backbones", "backbone")
-
-
-def methods() -> dict[str, type[Method]]:
-    """Return every registered method by name.
-
-    Raises
-    ------
-    ConfigError
-        If two plugins register the same name.
-    """
-    return _collected("m3ae_methods", "method")
-
-
-def models() -> dict[str, Path]:
-    """Return the folder of every registered model by name.
-
-    Raises
-    ------
-    ConfigError
-        If two plugins register the same name.
-    """
-    return {name: Path(folder) for name, folder in _collected("m3ae_models", "model").items()}
-
-
-def metrics() -> dict[str, Any]:
-    """Return every registered metric by name.
-
-    Raises
-    ------
-    ConfigError
-        If two plugins register the same name.
-    """
-    return _collected("m3ae_metrics", "metric")
-
-
-def preprocessing() -> dict[str, type[Any]]:
-    """Return every registered preprocessing step by name.
-
-    Raises
-    ------
-    ConfigError
-        If two plugins register the same name.
-    """
-    return _collected("m3ae_preprocessing", "preprocessing step")
-
-
-def _collected(hook: str, kind: str) -> dict[str, Any]:
-    """Return what all plugins answer to a hook that returns dictionaries, as one dictionary."""
+    hook = f"m3ae_{kind}"
     found: dict[str, Any] = {}
     owners: dict[str, str] = {}
     answer = getattr(plugin_manager().hook, hook).call_with_result_obj()
@@ -156,7 +109,7 @@ def _collected(hook: str, kind: str) -> dict[str, Any]:
             continue
         if repeated := sorted(found.keys() & offered.keys()):
             raise ConfigError(
-                f"Both {owners[repeated[0]]} and {plugin.plugin_name} register the {kind} {repeated[0]!r}.",
+                f"{owners[repeated[0]]} and {plugin.plugin_name} both register {repeated[0]!r} among the {kind}.",
                 "Uninstall one.",
                 code="plugins",
             )

@@ -25,7 +25,7 @@ from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.grid import Grid
 from m3ae_core.io.patients import find_two_patients
 from m3ae_core.modalities import Subset
-from m3ae_core.plugins import models
+from m3ae_core.plugins import registered
 from napari_m3ae import layers
 from napari_m3ae.jobs import Events, OnEvent, Runner, ThreadRunner
 from napari_m3ae.result import Shown, show
@@ -152,7 +152,8 @@ class Session:
         """The models to choose from: the built-in one, registered ones, and those in the folder of the settings."""
         further = settings().models_folder
         found = sorted(further.glob("*/bundle.json")) if further else []
-        named = {**models(), **{path.parent.name: path.parent for path in found}}
+        named = {name: Path(folder) for name, folder in registered("models").items()}
+        named |= {path.parent.name: path.parent for path in found}
         return (BUILTIN, *(Model(name, folder) for name, folder in named.items()))
 
     @property

@@ -23,7 +23,7 @@ from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.method import Method, Stage, reconstructing
 from m3ae_core.methods.registry import method_named
 from m3ae_core.methods.supervised import Supervised
-from m3ae_core.plugins import hook_implementation, methods, plugin_manager
+from m3ae_core.plugins import hook_implementation, plugin_manager, registered
 from m3ae_core.training.run import Plan, stage_named, train
 from tiny import RECIPE, write_cases
 
@@ -90,7 +90,7 @@ def untrained(name: str) -> Method:
 
 def test_the_list_above_is_complete() -> None:
     method_named("m3ae")
-    assert set(methods()) == set(NAMES)
+    assert set(registered("methods")) == set(NAMES)
 
 
 @everyone

@@ -10,7 +10,7 @@ from m3ae_core.config import ModelConfig, NetworkConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.nn.backbones import build_backbone
 from m3ae_core.nn.unet import ResidualUNet
-from m3ae_core.plugins import backbones, hook_implementation, plugin_manager
+from m3ae_core.plugins import hook_implementation, plugin_manager, registered
 
 TINY = NetworkConfig(base_channels=4, norm_groups=2)
 
@@ -40,7 +40,7 @@ def test_building_twice_registers_once() -> None:
     first, second = (build_backbone(ModelConfig(network=TINY)) for _ in range(2))
     assert first is not second
     assert (first.down[0].weight != second.down[0].weight).any()
-    assert backbones()["residual-unet"] is ResidualUNet
+    assert registered("backbones")["residual-unet"] is ResidualUNet
 
 
 def test_an_unknown_backbone_is_refused_with_what_there_is() -> None:

@@ -58,7 +58,7 @@ def test_page_says_what_it_must(tmp_path):
     for sentence in (
         "&lt;patient &amp; co&gt;",
         "Research use only. Not a medical device.",
-        "Used: FLAIR, T2. <strong>Missing, substituted by the learned image: T1, T1c.</strong>",
+        "Used: FLAIR, T2. <strong>Missing, substituted by the model: T1, T1c.</strong>",
         "Enhancing tumour without T1 and T1c: unreliable "
         "(Dice 0.50, half of the 5 validation cases between 0.25 and 0.70).",
         "Something &amp; else.",

@@ -45,7 +45,7 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(ConfigError, match=r"napari-m3ae\[train\]") as caught:
         launch(Hardware())
-    assert caught.value.code == "no-fabric"
+    assert caught.value.code == "missing-extra"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -130,7 +130,7 @@ def registered() -> tuple[Metric, ...]:
     ConfigError
         If an outside metric is none, or its name is another one's (``plugins``).
     """
-    outside = plugins.metrics()
+    outside = plugins.registered("metrics")
     taken = {metric.name for metric in METRICS}
     for name, metric in outside.items():
         if not isinstance(metric, Metric) or metric.name != name or name in taken:

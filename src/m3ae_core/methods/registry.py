@@ -6,7 +6,7 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.method import Method
 from m3ae_core.methods.unet_dropout import UNetDropout
-from m3ae_core.plugins import hook_implementation, methods, register_own
+from m3ae_core.plugins import hook_implementation, register_own, registered
 
 
 class OwnMethods:
@@ -27,7 +27,7 @@ def method_named(name: str) -> type[Method]:
         If no installed package registers it (``no-method``).
     """
     register_own("m3ae-core methods", OwnMethods)
-    known = methods()
+    known: dict[str, type[Method]] = registered("methods")
     if name not in known:
         raise ConfigError(
             f"No installed package registers the method {name!r}.",

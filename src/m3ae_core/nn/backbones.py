@@ -7,7 +7,7 @@ from typing import Any
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.nn.unet import ResidualUNet
-from m3ae_core.plugins import BackboneFactory, backbones, hook_implementation, register_own
+from m3ae_core.plugins import BackboneFactory, hook_implementation, register_own, registered
 
 
 class OwnModels:
@@ -28,7 +28,7 @@ def build_backbone(config: ModelConfig) -> Any:
         If no installed package registers `config.network.name`.
     """
     register_own("m3ae-core", OwnModels)
-    known = backbones()
+    known = registered("backbones")
     if config.network.name not in known:
         raise ConfigError(
             f"No installed package registers the backbone {config.network.name!r}.",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from m3ae_core.errors import ConfigError
+from m3ae_core.extras import require_extra
 from m3ae_core.regions import ALL_COLOURS
 
 
@@ -22,15 +22,10 @@ def new_figure(width: float, height: float, colour: str = "white") -> Any:
     ConfigError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        problem, fix = (
-            "Figures need matplotlib, which is not installed.",
-            "Run: pip install 'napari-m3ae[report]'.",
-        )
-        raise ConfigError(problem, fix, code="no-matplotlib") from error
+    require_extra("report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), facecolor=colour, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m3ae_core.errors import ConfigError
+from m3ae_core.extras import require_extra
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,14 +22,9 @@ def environment() -> Environment:
     ConfigError
         If jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-    except ImportError as error:
-        problem, fix = (
-            "Reports need jinja2, which is not installed.",
-            "Run: pip install 'napari-m3ae[report]'.",
-        )
-        raise ConfigError(problem, fix, code="no-jinja2") from error
+    require_extra("report")
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
     made = Environment(
         loader=PackageLoader("m3ae_core.report"),
         autoescape=select_autoescape(["html"]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from m3ae_core.errors import ConfigError
+from m3ae_core.extras import require_extra
 from m3ae_core.hardware import Hardware
 
 if TYPE_CHECKING:
@@ -24,14 +25,9 @@ def launch(hardware: Hardware) -> Fabric:
     ConfigError
         If the extra ``train`` is not installed, or the devices asked for are not there.
     """
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise ConfigError(
-            "Training needs Lightning Fabric, which is not installed.",
-            "Run: pip install 'napari-m3ae[train]'.",
-            code="no-fabric",
-        ) from error
+    require_extra("train")
+    from lightning_fabric import Fabric
+
     try:
         fabric = Fabric(
             accelerator=hardware.device,
