@@ -302,6 +302,7 @@ def test_a_scheme_in_a_file_is_not_taken_for_a_release(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"msd\.toml is called like a release") as caught:
         scheme_named(str(tmp_path / "msd.toml"))
     assert caught.value.code == "scheme"
+    assert caught.value.fix == "State msd, or rename the file."
 
 
 def test_a_scheme_is_identified_by_its_numbers_unless_it_is_a_release() -> None:
