@@ -31,8 +31,8 @@ from m3ae_core.io.folders.schemes import schemes_of, weights_of
 from m3ae_core.memory import keep_freed_memory
 from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import LabelScheme
-from m3ae_core.training.launch import launch
 from m3ae_core.training.folder import cache_folder
+from m3ae_core.training.launch import launch
 from m3ae_core.training.run import Plan, stage_named
 from m3ae_core.training.run import train as train_stage
 from m3ae_core.training.validate import Validation

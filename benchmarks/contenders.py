@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from m3ae_core.bundle import load_bundle
-from m3ae_core.config import InferenceConfig, ModelConfig, Shape, load_recipe
+from m3ae_core.config import InferenceConfig, ModelConfig, load_recipe
 from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.evaluation.registry import overlap
@@ -34,6 +34,7 @@ from m3ae_core.nn.norm import GroupNorm
 from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.nn.windows import Extent, fill_extent, whole_logits, window_starts
 from m3ae_core.regions import BRATS_2023, encode
+from m3ae_core.stage_config import Shape
 
 Timed = Callable[[], Any]
 SIDE = 128

@@ -38,10 +38,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from m3ae_core.config import Recipe, StageConfig, load_recipe
+from m3ae_core.config import Recipe, load_recipe
 from m3ae_core.methods.m3ae.losses import finetuning_loss, reconstruction_loss, substitute_regulariser
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.stage_config import StageConfig
 
 CASES = 199
 GPUS = 8

@@ -32,8 +32,8 @@ from m3ae_core.modalities import ModalitySet
 from m3ae_core.regions import scheme_named
 from m3ae_core.seal import record_is_whole, sealed
 from napari_m3ae import layers
+from napari_m3ae.chosen import Recovered
 from napari_m3ae.editing import put
-from napari_m3ae.session import Recovered
 
 if TYPE_CHECKING:
     from m3ae_core.inference.predictor import Prediction

@@ -17,7 +17,8 @@ from napari_m3ae import layers
 if TYPE_CHECKING:
     from m3ae_core.methods.m3ae.reconstruction import Reconstruction
     from m3ae_core.methods.method import Capability
-    from napari_m3ae.session import Chosen, Session
+    from napari_m3ae.chosen import Chosen
+    from napari_m3ae.session import Session
 
 #: Marks the name of every layer that shows what no scanner made.
 SYNTHETIC = "SYNTHETIC"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error, show_info
 from psygnal import Signal
@@ -21,16 +21,15 @@ from m3ae_core.errors import InputError, M3AEError, printable
 from m3ae_core.events import Progress
 from m3ae_core.files import refuse_overwriting
 from m3ae_core.io.case import Case
-from m3ae_core.io.folders.naming import names_disagree
 from m3ae_core.io.grid import Grid
 from m3ae_core.io.patients import find_two_patients
 from m3ae_core.modalities import Subset
-from m3ae_core.plugins import registered
 from napari_m3ae import layers
+from napari_m3ae.chosen import Chosen, Recovered
 from napari_m3ae.jobs import Events, OnEvent, Runner, ThreadRunner
 from napari_m3ae.result import Shown, show
-from napari_m3ae.settings import settings
-from napari_m3ae.state import BUILTIN, Model, Slot, State, used_and_substituted
+from napari_m3ae.settings import load_predictor, settings
+from napari_m3ae.state import BUILTIN, Model, Slot, State, known_models, used_and_substituted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -43,38 +42,6 @@ if TYPE_CHECKING:
     from m3ae_core.regions import LabelScheme
 
 logger = logging.getLogger(__name__)
-
-
-class Chosen(NamedTuple):
-    """The chosen sequences as a case.
-
-    `sources` say where they were read from, `known` is what the model said of them so far.
-    """
-
-    case: Case
-    sources: frozenset[str]
-    known: dict[Subset, Prediction]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the sequences' names tell against them, as sentences."""
-        paths = {name: volume.path for name, volume in self.case.volumes.items() if volume.path is not None}
-        doubt = names_disagree(paths, self.case.modalities)
-        return (doubt,) if doubt else ()
-
-    @property
-    def name(self) -> str:
-        """What the case is called."""
-        return self.case.name
-
-
-class Recovered(NamedTuple):
-    """Whose a result is that is shown without the images it was made of."""
-
-    name: str
-    sources: frozenset[str]
-    known: dict[Subset, Prediction]
-    notes: tuple[str, ...] = ()
 
 
 class Session:
@@ -150,11 +117,7 @@ class Session:
     @property
     def models(self) -> tuple[Model, ...]:
         """The models to choose from: the built-in one, registered ones, and those in the folder of the settings."""
-        further = settings().models_folder
-        found = sorted(further.glob("*/bundle.json")) if further else []
-        named = {name: Path(folder) for name, folder in registered("models").items()}
-        named |= {path.parent.name: path.parent for path in found}
-        return (BUILTIN, *(Model(name, folder) for name, folder in named.items()))
+        return known_models(settings().models_folder)
 
     @property
     def bundle(self) -> Bundle | None:
@@ -423,14 +386,6 @@ class Session:
     def _update(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
         self.changed.emit(self.state)
-
-
-def load_predictor(folder: Path) -> Predictor:
-    """Return a predictor with the model in `folder`, on the device of the settings."""
-    from m3ae_core.bundle import load_bundle
-    from m3ae_core.inference.predictor import Predictor
-
-    return Predictor(load_bundle(folder), settings().device)
 
 
 def _sentence(error: Exception) -> str:

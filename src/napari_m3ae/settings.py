@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from m3ae_core.inference.predictor import Predictor
 
 Side = Literal["radiological", "neurological"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -50,3 +53,11 @@ def settings() -> Settings:
         autosave_seconds=found.autosave_seconds,
         models_folder=Path(found.folder).expanduser() if found.folder else None,
     )
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """Return a predictor with the model in `folder`, on the device of the settings."""
+    from m3ae_core.bundle import load_bundle
+    from m3ae_core.inference.predictor import Predictor
+
+    return Predictor(load_bundle(folder), settings().device)

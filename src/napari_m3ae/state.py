@@ -15,6 +15,7 @@ from m3ae_core.data.builtin import builtin_bundle
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Progress
 from m3ae_core.modalities import BRATS, ModalitySet, Subset
+from m3ae_core.plugins import registered
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -65,6 +66,15 @@ class Model:
 
 
 BUILTIN = Model("built-in", builtin_bundle())
+
+
+def known_models(folder: Path | None) -> tuple[Model, ...]:
+    """Return the built-in model, those that packages register, and those in a `folder` of bundles."""
+    named = {name: Path(path) for name, path in registered("models").items()}
+    named |= (
+        {path.parent.name: path.parent for path in sorted(folder.glob("*/bundle.json"))} if folder else {}
+    )
+    return (BUILTIN, *(Model(name, path) for name, path in named.items()))
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from m3ae_core.inference.whatif import Difference
     from m3ae_core.io.case import Case
     from m3ae_core.modalities import Subset
+    from napari_m3ae.chosen import Chosen
     from napari_m3ae.jobs import Events
-    from napari_m3ae.session import Chosen, Session
+    from napari_m3ae.session import Session
 
 #: How the names of the layers begin; there is never more than one of each.
 SECOND, DIFFERENCE, AGREEMENT = "M3AE what if", "M3AE difference", "M3AE agreement"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from m3ae_core.config import AugmentConfig
 from m3ae_core.data.augment import Augmentation
+from m3ae_core.stage_config import AugmentConfig
 
 
 def draw(seed: int = 0, modalities: int = 4, depth: int = 5, **settings) -> Augmentation:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig, PretrainConfig
+from m3ae_core.config import GridConfig, InferenceConfig, ModelConfig, NetworkConfig
 from m3ae_core.data import dataset
 from m3ae_core.data.dataset import Crop, Samples, cache_case, crop, onto_foreground, random_start
 from m3ae_core.data.phantom import AFFINE, phantom, write_phantom
@@ -27,6 +27,7 @@ from m3ae_core.intensity import PreprocessConfig
 from m3ae_core.io.case import CaseFiles, read_case
 from m3ae_core.io.volume import read_volume, write_image, write_labels
 from m3ae_core.regions import BRATS_2023, MSD, LabelScheme, encode
+from m3ae_core.stage_config import PretrainConfig
 from tiny import cached
 
 #: The template that holds the voxels of a phantom of (20, 24, 16), turned to superior, posterior, left.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from m3ae_core.config import ScannerConfig
 from m3ae_core.data.scanner import TERMS, Scanner
 from m3ae_core.intensity import MinMax, Window, ZScore
+from m3ae_core.stage_config import ScannerConfig
 
 ZSCORE = (ZScore(scale="zscore"),) * 4
 PLAIN = Scanner(torch.zeros(4, len(TERMS)), torch.zeros(4), torch.ones(4), (1.0,) * 4, 0)

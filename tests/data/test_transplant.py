@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from m3ae_core.config import FinetuneConfig
 from m3ae_core.data.dataset import Crop, Samples
 from m3ae_core.data.transplant import MARGIN, can_give, transplant
+from m3ae_core.stage_config import FinetuneConfig
 from tiny import cached
 
 SHAPE = (12, 12, 12)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3ae_core.config import FinetuneConfig, MaskingConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.masking import (
     mask_patches,
@@ -18,6 +17,7 @@ from m3ae_core.methods.m3ae.masking import (
     two_situations,
 )
 from m3ae_core.methods.situations import drop_modalities
+from m3ae_core.stage_config import FinetuneConfig, MaskingConfig
 
 COUNTS = pytest.mark.parametrize("count", [2, 3, 4, 5])
 DRAWS = 4000

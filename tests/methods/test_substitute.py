@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from m3ae_core.config import SubstituteConfig
 from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.stage_config import SubstituteConfig
 
 SHAPE = (5, 6, 7)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from m3ae_core.config import FinetuneConfig, PretrainConfig
 from m3ae_core.data.dataset import CachedCase, Crop, Samples
 from m3ae_core.methods.m3ae.losses import teacher_loss
 from m3ae_core.methods.m3ae.method import M3AE
@@ -18,6 +17,7 @@ from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.methods.m3ae.tasks import FinetuneDraw, FinetuneTask, PretrainDraw, PretrainTask
 from m3ae_core.methods.method import Task
+from m3ae_core.stage_config import FinetuneConfig, PretrainConfig
 from tiny import RECIPE, cached
 
 SIDE = 16

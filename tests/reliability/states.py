@@ -26,7 +26,6 @@ from test_rel_fuzz_models import mutated
 
 from m3ae_core.bundle import load_bundle, save_bundle
 from m3ae_core.card import read_card, reliability_words
-from m3ae_core.config import PretrainConfig
 from m3ae_core.data.dataset import CachedCase, cache_case
 from m3ae_core.data.phantom import write_phantom
 from m3ae_core.errors import M3AEError
@@ -40,6 +39,7 @@ from m3ae_core.modalities import BRATS
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.curves import read_log, save_curves
 from m3ae_core.seal import sealed
+from m3ae_core.stage_config import PretrainConfig
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.folder import _keep_recipe
 from m3ae_core.training.identity import keep_identity

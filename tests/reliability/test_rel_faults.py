@@ -88,8 +88,9 @@ def displayed() -> Any:
     """A session with a segmentation on display, without a window."""
     from napari.components import ViewerModel
 
+    from napari_m3ae.chosen import Recovered
     from napari_m3ae.jobs import InlineRunner
-    from napari_m3ae.session import Recovered, Session
+    from napari_m3ae.session import Session
 
     session = Session(ViewerModel(), InlineRunner())
     session.show(predicted(0), Recovered("case", frozenset({"source"}), {}))

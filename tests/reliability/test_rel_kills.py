@@ -260,7 +260,7 @@ def image() -> Volume:
 
 def shown_session() -> Any:
     """A session with a segmentation of that image on display."""
-    from napari_m3ae.session import Recovered
+    from napari_m3ae.chosen import Recovered
 
     session = open_session()
     record = {"made_by": {"edited": False}, "sequences_present": {"T2": image().sha256}}

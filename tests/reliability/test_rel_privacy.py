@@ -27,8 +27,9 @@ from m3ae_core.io.case import Case, CaseFiles, find_case, read_case, read_case_l
 from m3ae_core.regions import BRATS_2023
 from m3ae_core.report.case import write_case_report
 from napari_m3ae.autosave import Autosave
+from napari_m3ae.chosen import Chosen
 from napari_m3ae.jobs import InlineRunner
-from napari_m3ae.session import Chosen, Session
+from napari_m3ae.session import Session
 from published import Figures, Trials
 from tiny import random_bundle
 

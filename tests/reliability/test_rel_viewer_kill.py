@@ -47,7 +47,7 @@ def paint_until_killed(folder: Path, seconds: int | None) -> None:
     import napari
     from qtpy.QtCore import QTimer
 
-    from napari_m3ae.session import Recovered
+    from napari_m3ae.chosen import Recovered
 
     viewer = napari.Viewer(show=True)
     _, panel = viewer.window.add_plugin_dock_widget("napari-m3ae", "M3AE")

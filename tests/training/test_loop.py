@@ -15,12 +15,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from m3ae_core.config import PretrainConfig, StageConfig
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import load_pickle
 from m3ae_core.methods.method import Task
+from m3ae_core.stage_config import PretrainConfig, StageConfig
 from m3ae_core.training.loop import CHECKPOINT, Setting, _batches, _loader, fit
 from m3ae_core.training.schedule import Budget, cosine
 

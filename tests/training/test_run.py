@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
-from m3ae_core.config import ScannerConfig, parse_recipe
+from m3ae_core.config import parse_recipe
 from m3ae_core.errors import ConfigError, InputError, OutputError
 from m3ae_core.events import EpochDone, Progress, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
@@ -17,6 +17,7 @@ from m3ae_core.inference.predictor import Predictor
 from m3ae_core.io.case import CaseFiles, find_case, read_case
 from m3ae_core.io.weights import load_pickle
 from m3ae_core.methods.m3ae.stages import Finetune, Pretrain, starting_segmenter
+from m3ae_core.stage_config import ScannerConfig
 from m3ae_core.training import run as runs_of
 from m3ae_core.training.run import Plan, train
 from runs import flat

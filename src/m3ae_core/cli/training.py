@@ -19,9 +19,10 @@ from m3ae_core.hardware import Hardware
 from m3ae_core.modalities import ModalitySet
 
 if TYPE_CHECKING:
-    from m3ae_core.config import ModelConfig, Recipe, StageConfig
+    from m3ae_core.config import ModelConfig, Recipe
     from m3ae_core.events import Event
     from m3ae_core.io.case import CaseFiles
+    from m3ae_core.stage_config import StageConfig
     from m3ae_core.training.schedule import Budget
 
 HardwareOptions = Annotated[Hardware, OmitArgPrefixes]

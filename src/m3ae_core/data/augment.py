@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m3ae_core.config import AugmentConfig
+from m3ae_core.stage_config import AugmentConfig
 
 
 class Augmentation(NamedTuple):

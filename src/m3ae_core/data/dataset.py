@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from m3ae_core import files
-from m3ae_core.config import ModelConfig, Shape, StageConfig
+from m3ae_core.config import ModelConfig
 from m3ae_core.data import nnunet
 from m3ae_core.data.preprocess import Box, brain_box, standardise
 from m3ae_core.data.transplant import can_give, transplant
@@ -28,6 +28,7 @@ from m3ae_core.io.grid import Grid, resample
 from m3ae_core.io.patients import find_two_patients
 from m3ae_core.regions import LabelScheme, encode
 from m3ae_core.seal import file_is_whole
+from m3ae_core.stage_config import Shape, StageConfig
 
 Sample = TypeVar("Sample")
 #: Image (N, D, H, W) and regions (R, D, H, W) of a case on the template.

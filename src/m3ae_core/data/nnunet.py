@@ -17,8 +17,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from m3ae_core.config import Shape
 from m3ae_core.data.batched import PROBABILITY, TURN, ZOOM
+from m3ae_core.stage_config import Shape
 
 
 def spatial_change(rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from m3ae_core.config import ScannerConfig, Shape
     from m3ae_core.intensity import Step
+    from m3ae_core.stage_config import ScannerConfig, Shape
 
 
 #: Powers of x, y and z in a polynomial of the second order, the constant left out.

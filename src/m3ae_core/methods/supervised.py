@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from m3ae_core.config import Recipe, Shape, SupervisedConfig
+from m3ae_core.config import Recipe
 from m3ae_core.data.augment import Augmentation
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.data.scanner import Scanner
 from m3ae_core.intensity import Step
 from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.methods.situations import BoolArray, drop_existing
+from m3ae_core.stage_config import Shape, SupervisedConfig
 
 
 class SupervisedSample(NamedTuple):

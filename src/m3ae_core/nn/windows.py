@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m3ae_core.config import InferenceConfig, Shape
+from m3ae_core.config import InferenceConfig
 from m3ae_core.nn.unet import STRIDE
+from m3ae_core.stage_config import Shape
 
 Network = Callable[[Tensor], Tensor]
 #: Maps an image (N, d, h, w) and the voxel of the template that it begins at to one of the same shape.

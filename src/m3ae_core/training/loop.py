@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from m3ae_core.config import StageConfig
 from m3ae_core.data.dataset import Samples
 from m3ae_core.errors import ConfigError
 from m3ae_core.events import EpochDone, Event, Resumed, Saved, StepDone, Validated
 from m3ae_core.hardware import Hardware
 from m3ae_core.io.weights import save_checkpoint
 from m3ae_core.methods.method import Task
+from m3ae_core.stage_config import StageConfig
 from m3ae_core.training.checkpoint import CHECKPOINT, read_state, require_own
 from m3ae_core.training.record import log_sha256
 from m3ae_core.training.schedule import Budget, Schedule, cosine

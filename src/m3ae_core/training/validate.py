@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from m3ae_core.config import ModelConfig, StageConfig, SupervisedConfig
+from m3ae_core.config import ModelConfig
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.events import Validated
 from m3ae_core.methods.method import Method
 from m3ae_core.modalities import ModalitySet, Subset
 from m3ae_core.nn.windows import Extent, whole_logits
+from m3ae_core.stage_config import StageConfig, SupervisedConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

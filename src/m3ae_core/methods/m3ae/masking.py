@@ -15,7 +15,7 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.methods.situations import BoolArray, drop_existing
 
 if TYPE_CHECKING:
-    from m3ae_core.config import FinetuneConfig, MaskingConfig, Shape
+    from m3ae_core.stage_config import FinetuneConfig, MaskingConfig, Shape
 
 
 def two_situations(rng: np.random.Generator, exists: BoolArray, config: FinetuneConfig) -> BoolArray:

@@ -8,12 +8,13 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from m3ae_core.config import ModelConfig, Shape
+from m3ae_core.config import ModelConfig
 from m3ae_core.io.case import Case
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
 from m3ae_core.methods.m3ae.reconstruction import Reconstruction, reconstruct
 from m3ae_core.methods.m3ae.substitute import crop, fill
 from m3ae_core.methods.method import Capability, Method, Stage
+from m3ae_core.stage_config import Shape
 
 #: Why a model lacks something, for users.
 _NOT_TRAINED = {

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from m3ae_core.config import MaskingConfig, Shape
 from m3ae_core.data.preprocess import standardise
 from m3ae_core.errors import BundleError, ConfigError, InputError
 from m3ae_core.io.case import Case
@@ -23,6 +22,7 @@ from m3ae_core.methods.situations import BoolArray
 from m3ae_core.modalities import Subset
 from m3ae_core.nn.unet import STRIDE
 from m3ae_core.nn.windows import pad_to
+from m3ae_core.stage_config import MaskingConfig, Shape
 
 if TYPE_CHECKING:
     from m3ae_core.methods.m3ae.method import M3AE

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from m3ae_core.config import ModelConfig, PretrainConfig, Recipe
+from m3ae_core.config import ModelConfig, Recipe
 from m3ae_core.data.dataset import CachedCase, Draw
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage
 from m3ae_core.methods.m3ae.tasks import FinetuneDraw, FinetuneTask, InversionTask, PretrainDraw, PretrainTask
 from m3ae_core.methods.method import Method, Stage, Task, require_start
+from m3ae_core.stage_config import PretrainConfig
 
 #: What was measured with the former substitute, and does not hold with another one.
 MEASURED = ("reliability", "calibration", "validation_dice", "epoch")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from m3ae_core.config import Shape
+    from m3ae_core.stage_config import Shape
 
 
 class SubstituteImage(nn.Module):

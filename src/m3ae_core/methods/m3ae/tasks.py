@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m3ae_core.config import FinetuneConfig, ModelConfig, PretrainConfig, Shape
+from m3ae_core.config import ModelConfig
 from m3ae_core.data.dataset import Crop
 from m3ae_core.events import Event, Inverted
 from m3ae_core.methods.m3ae.losses import (
@@ -27,6 +27,7 @@ from m3ae_core.methods.method import Method, Task
 from m3ae_core.methods.situations import BoolArray
 from m3ae_core.methods.supervised import AveragedTask, SupervisedDraw, SupervisedSample, label_weights
 from m3ae_core.nn.heads import ScaledLogits
+from m3ae_core.stage_config import FinetuneConfig, PretrainConfig, Shape
 
 
 class PretrainSample(NamedTuple):
