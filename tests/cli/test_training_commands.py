@@ -76,3 +76,26 @@ def test_builtin_names_the_built_in_model(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "builtin").mkdir()
     assert training._bundle(Path("builtin")) == Path("builtin")
     assert training._bundle(tmp_path) == tmp_path
+
+
+def test_a_method_is_trained_through_all_of_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each starts from the bundle of the one before, in a folder of its own, with an equal share of the minutes."""
+    seen: list[tuple[Any, ...]] = []
+
+    def fake(plan: runs.Plan, stage: Any, *, pretrained: Path | None, validation: Any) -> list[str]:
+        seen.append((plan.recipe.model.method, stage.name, plan.folder, pretrained, plan.budget.minutes))
+        return ["done"]
+
+    monkeypatch.setattr(runs, "train", fake)
+    write_phantom(tmp_path / "cases", "p1", shape=(16, 16, 16))
+    common = ["--cases", str(tmp_path / "cases"), "--scheme", "brats2023", "--minutes", "6", "--output"]
+    assert main(["train", "m3ae", *common, str(tmp_path / "two")]) == 0
+    assert main(["train", "unet-dropout", *common, str(tmp_path / "one")]) == 0
+    two = tmp_path / "two"
+    assert seen == [
+        ("m3ae", "pretrain", two / "pretrain", None, 3),
+        ("m3ae", "finetune", two / "finetune", two / "pretrain" / "bundle", 3),
+        ("unet-dropout", "train", tmp_path / "one", None, 6),
+    ]

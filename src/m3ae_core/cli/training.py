@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from m3ae_core.config import ModelConfig, Recipe
     from m3ae_core.events import Event
     from m3ae_core.io.case import CaseFiles
+    from m3ae_core.methods.method import Stage
     from m3ae_core.stage_config import StageConfig
     from m3ae_core.training.schedule import Budget
 
@@ -162,10 +163,15 @@ def finetune(
     """
     require_extra("train")
     from m3ae_core.config import load_recipe
+    from m3ae_core.training.run import stage_named
 
     settings = load_recipe(recipe)
     _tune_memory(settings.model, settings.finetune, 2)
-    _train_labelled(Run(settings, "finetune", data, output, minutes, hardware), _bundle(pretrained))
+    _train(
+        Asked(settings, data, output, minutes, hardware),
+        stage_named(settings, "finetune"),
+        _bundle(pretrained),
+    )
 
 
 def train(
@@ -177,55 +183,63 @@ def train(
     minutes: float | None = None,
     hardware: HardwareOptions = HARDWARE,
 ) -> None:
-    """Train another method than M3AE, from random weights, with the recipe's [model] and [train]. Resumes.
+    """Train a method from random weights through all of its stages, each in a folder of its own. Resumes.
 
     Args:
-        method: unet-dropout, or one that an installed package registers.
-        recipe: A built-in recipe or a TOML file.
+        method: unet-dropout, m3ae, or another one that is registered.
+        recipe: A built-in recipe or a TOML file; a method with one stage obeys its [model] and [train].
         data: The cases.
-        output: The run folder.
-        minutes: Minutes that the run may take, all its starts together, instead of epochs; the learning rate follows.
+        output: The run folder; with several stages, the folder of one run folder each.
+        minutes: Minutes that all may take, all starts together, instead of epochs; the learning rate follows.
         hardware: Where and how to compute.
     """
+    require_extra("train")
     from m3ae_core.config import load_recipe
+    from m3ae_core.methods.registry import method_named
 
-    settings = load_recipe(recipe).for_method(method)
-    _tune_memory(settings.model, settings.train, 1)
-    _train_labelled(Run(settings, "train", data, output, minutes, hardware))
+    settings, stages = load_recipe(recipe).for_method(method), method_named(method).stages()
+    _tune_memory(settings.model, stages[-1].settings(settings), 2)
+    start, share = None, minutes and minutes / len(stages)
+    for stage in stages:
+        folder = output if len(stages) == 1 else output / stage.name
+        if not _train(Asked(settings, data, folder, share, hardware), stage, start):
+            return
+        start = folder / "bundle"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training with label maps, as it was asked for."""
+class Asked:
+    """A training as it was asked for."""
 
     recipe: Recipe
-    stage: str
     data: LabelledCases
     output: Path
     minutes: float | None
     hardware: Hardware
 
 
-def _train_labelled(run: Run, pretrained: Path | None = None) -> None:
+def _train(asked: Asked, stage: Stage, pretrained: Path | None = None) -> bool:
+    """Run a stage, following it; return whether it came to its end. Labels are asked for where the stage needs them."""
     from m3ae_core.io.folders.schemes import scheme_words, schemes_of, weights_of
-    from m3ae_core.training.run import Plan, stage_named, train
+    from m3ae_core.training.run import Plan, train
 
-    data, modalities = run.data, run.recipe.model.modality_set
-    stage = stage_named(run.recipe, run.stage)
-    chosen, held_out = chosen_cases(data.cases, data.split, modalities), data.held_out(modalities)
-    schemes = schemes_of((*chosen, *held_out), data.scheme)
-    print(scheme_words(schemes))
+    data, modalities = asked.data, asked.recipe.model.modality_set
+    chosen = chosen_cases(data.cases, data.split, modalities)
+    held_out = data.held_out(modalities) if stage.labelled else ()
+    schemes = schemes_of((*chosen, *held_out), data.scheme) if stage.labelled else {}
+    if stage.labelled:
+        print(scheme_words(schemes))
     plan = Plan(
-        run.recipe,
+        asked.recipe,
         chosen,
-        run.output,
+        asked.output,
         schemes=schemes,
         weights=weights_of(chosen, data.weight),
-        hardware=run.hardware,
+        hardware=asked.hardware,
         name_cases=data.name_cases,
-        budget=_budget(run.minutes),
+        budget=_budget(asked.minutes),
     )
-    _finish(train(plan, stage, pretrained=pretrained, validation=held_out), run.output)
+    return _finish(train(plan, stage, pretrained=pretrained, validation=held_out), asked.output)
 
 
 def curves(run: Positional[Path], *, output: Path) -> None:
@@ -241,10 +255,12 @@ def curves(run: Positional[Path], *, output: Path) -> None:
     print(f"figure {printable(save_curves(run, output))}")
 
 
-def _finish(events: Iterator[Event], output: Path) -> None:
-    """Show a training as it goes, and say where its bundle is."""
-    if follow(events) is not None:
-        print(f"bundle {printable(output / 'bundle')}")
+def _finish(events: Iterator[Event], output: Path) -> bool:
+    """Show a training as it goes, and say where its bundle is; return whether this process has seen it."""
+    if follow(events) is None:
+        return False
+    print(f"bundle {printable(output / 'bundle')}")
+    return True
 
 
 def _bundle(path: Path) -> Path:
