@@ -46,7 +46,7 @@ def test_another_drawing_takes_the_place_of_the_first_and_none_hides_the_plot(pl
 
 
 def test_without_matplotlib_a_sentence_says_what_to_install(plot, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     for _ in range(2):
         plot.draw(lambda axes: axes.plot([1, 2]))
     assert "pip install 'napari-m3ae[report]'" in plot.canvas.text()

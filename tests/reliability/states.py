@@ -226,7 +226,8 @@ def draw(folder: Path) -> Any:
     """Draw the learning curves; return the lines that the checkpoint knows."""
     save_curves(folder, folder / "curves.png")
     RunLog(folder / LOG).read_on()
-    return [line for line in read_log(folder) if line["epoch"] <= 3]
+    epochs, validations = read_log(folder)
+    return [line for line in (*epochs, *validations) if line.epoch <= 3]
 
 
 def make_cache(folder: Path, number: int) -> None:

@@ -15,7 +15,7 @@ import m3ae_core
 from m3ae_core.data.phantom import write_phantom
 
 #: Address space beyond what is in use when the segmentation begins (MB): from nothing to nearly enough.
-ROOM = (0, 4, 16, 32, 48, 64, 80)
+ROOM = (0, 4, 12, 24, 36, 48)
 #: Loads model and case, and segments in forks of itself that get so much room; says how each of them ended.
 PROGRAM = """
 import json, os, resource, sys
