@@ -14,7 +14,6 @@ import tyro
 
 from m3ae_core.cli import commands
 from m3ae_core.errors import M3AEError
-from m3ae_core.memory import keep_freed_memory
 
 DESCRIPTION = (
     "Brain-tumour segmentation from any subset of FLAIR, T1, T1c and T2 (M3AE, AAAI 2023). "
@@ -27,12 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Where nobody takes what is printed any more (``m3ae info | head``), it ends quietly, with 1.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    if not commands.TRAINING.intersection(words[:1]):  # those keep memory if their tensors are small
-        keep_freed_memory()
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands.COMMANDS, prog="m3ae", description=DESCRIPTION, args=words, use_underscores=False
+            commands.COMMANDS, prog="m3ae", description=DESCRIPTION, args=arguments, use_underscores=False
         )
         sys.stdout.flush()
     except M3AEError as error:

@@ -11,6 +11,7 @@ from m3ae_core.cli.arguments import Device, OptionalPath, Scheme
 from m3ae_core.cli.printed import print_doubts
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import printable
+from m3ae_core.memory import keep_freed_memory
 
 
 def benchmark(
@@ -57,6 +58,7 @@ def benchmark(
     print(scheme_words(schemes))
     print_doubts(chosen)
     events = run(bundles, chosen, output, schemes=schemes, device=device, arithmetic=arithmetic)
+    keep_freed_memory()
     results = follow(events)
     print("\n".join(f"wrote {printable(path)}" for path in write_report(results)))
     print(results.record["notice"])

@@ -12,6 +12,7 @@ from m3ae_core.cli.arguments import Device, OptionalFolder, Scheme
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import ConfigError, printable
 from m3ae_core.files import ensure_writable, make_folder
+from m3ae_core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from m3ae_core.bundle import Bundle
@@ -71,6 +72,7 @@ def _with_calibration(model: Bundle, cases: Sequence[Path], scheme: Sequence[str
     modalities = model.config.modality_set
     labelled = with_schemes([find_cases(folder, modalities) for folder in cases], scheme)
     print(scheme_words({files.name: own for files, own in labelled}))
+    keep_freed_memory()
     calibration = follow(run(model, labelled, device))
     print(f"calibrated on {calibration.cases} cases")
     return with_calibration(model, calibration)
@@ -80,6 +82,7 @@ def _with_mixup(model: Bundle, folders: Sequence[Path]) -> Bundle:
     from m3ae_core.evaluation.mixup import fit_mixup, with_mixup
     from m3ae_core.io.case import find_cases
 
+    keep_freed_memory()
     rule = follow(
         fit_mixup([find_cases(folder, model.config.modality_set) for folder in folders], model.config)
     )

@@ -26,6 +26,7 @@ from m3ae_core.cli.training import curves, finetune, invert, pretrain, train
 from m3ae_core.errors import InputError, OutputError, printable
 from m3ae_core.extras import require_extra
 from m3ae_core.files import ensure_writable, make_folder
+from m3ae_core.memory import keep_freed_memory
 
 
 def evaluate(
@@ -74,6 +75,7 @@ def demo(*, output: Path = Path("m3ae-demo"), device: Device = "auto", viewer: b
     files = builtin_case()
     bundle = load_bundle(builtin_bundle())
     case = read_case(files, bundle.config.modality_set).only("FLAIR", "T2")
+    keep_freed_memory()
     prediction = follow(Predictor(bundle, device).run(case, BRATS_2023))
     labels, sidecar = save_prediction(prediction, output / f"{files.name}-m3ae.nii.gz")
     if files.labels is None:
@@ -157,5 +159,3 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check-split": check_split,
     "selftest": selftest,
 }
-#: Commands that set the allocator themselves, after the size of their tensors.
-TRAINING = frozenset({"pretrain", "invert", "finetune", "train", "train-packed"})

@@ -15,6 +15,7 @@ from m3ae_core.cli.printed import print_expected, print_reliability
 from m3ae_core.cli.progress import follow
 from m3ae_core.errors import ConfigError, InputError, OutputError, printable
 from m3ae_core.files import ensure_writable, make_folder, refuse_overwriting
+from m3ae_core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from m3ae_core.events import CaseFailed, CaseSegmented
@@ -98,6 +99,7 @@ def _predict_case(
     if not results.discard_edits:
         refuse_edited(results.output, content)
     scheme = scheme_named(results.scheme)
+    keep_freed_memory()
     prediction = follow(predictor.run(content, scheme, check=check, same_patient=reading.same_patient))
     prediction.provenance["files_unused"] = files.unused_names
     if results.uncertainty:
@@ -150,6 +152,7 @@ def _predict_cohort(folder: Path, share: Shard, results: Results, model: Applied
                 write_summary(summary, records)
             yield event
 
+    keep_freed_memory()
     follow(recorded())
     if share.number == 1:
         used = {path.parent for files in cases for path in files.images.values()}
