@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import m3ae_core
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import BundleError, ConfigError
@@ -174,3 +178,15 @@ def test_a_stage_that_a_method_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'rfnet'.*outsider") as caught:
         stage_named(RECIPE.for_method("rfnet"), "train")
     assert caught.value.code == "no-method"
+
+
+def test_who_segments_loads_nothing_of_training() -> None:
+    """Importing it takes as long as half of a prediction."""
+    code = "import sys, m3ae_core.inference.predictor; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(m3ae_core.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    loaded = done.stdout.split()
+    assert "m3ae_core.methods.unet_dropout" in loaded
+    assert not {"m3ae_core.data.dataset", "m3ae_core.methods.supervised", "monai"} & {*loaded}

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig, Recipe
-from m3ae_core.data.dataset import CachedCase, Draw
 from m3ae_core.errors import BundleError
 from m3ae_core.events import Event
 from m3ae_core.stage_config import Shape, StageConfig
 
 if TYPE_CHECKING:
+    from m3ae_core.data.dataset import CachedCase, Draw
     from m3ae_core.io.case import Case
     from m3ae_core.methods.m3ae.reconstruction import Reconstruction
 

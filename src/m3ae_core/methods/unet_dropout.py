@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from m3ae_core.methods.m3ae.losses import segmentation_loss
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.method import Method, Stage
-from m3ae_core.methods.supervised import Supervised
 
 
 class UNetDropout(Method):
@@ -26,6 +25,8 @@ class UNetDropout(Method):
     @classmethod
     def stages(cls) -> tuple[Stage, ...]:
         """One training."""
+        from m3ae_core.methods.supervised import Supervised
+
         return (Supervised(cls),)
 
     @torch.no_grad()
