@@ -35,14 +35,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from napari_plugin_engine import HookImplementationMarker, HookSpecificationMarker, PluginError, PluginManager
 
 from m3ae_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from m3ae_core.methods.method import Method
 
 hook_specification = HookSpecificationMarker("m3ae")
 hook_implementation = HookImplementationMarker("m3ae")
@@ -59,8 +56,8 @@ class Specification:
         """Return backbone factories by name."""
 
     @hook_specification  # type: ignore[untyped-decorator]
-    def m3ae_methods(self) -> dict[str, type[Method]]:  # type: ignore[empty-body]
-        """Return methods by name."""
+    def m3ae_methods(self) -> dict[str, type[Any]]:  # type: ignore[empty-body]
+        """Return methods by name: subclasses of :class:`m3ae_core.methods.method.Method`."""
 
     @hook_specification  # type: ignore[untyped-decorator]
     def m3ae_models(self) -> dict[str, Path]:  # type: ignore[empty-body]

@@ -15,8 +15,8 @@ from m3ae_core.io.grid import Grid
 from napari_m3ae import layers
 
 if TYPE_CHECKING:
-    from m3ae_core.methods.m3ae.reconstruction import Reconstruction
     from m3ae_core.methods.method import Capability
+    from m3ae_core.methods.reconstructed import Reconstruction
     from napari_m3ae.chosen import Chosen
     from napari_m3ae.session import Session
 

@@ -14,8 +14,9 @@ from m3ae_core.io.case import Case
 from m3ae_core.io.grid import Grid
 from m3ae_core.io.volume import Volume
 from m3ae_core.methods.m3ae.method import M3AE
-from m3ae_core.methods.m3ae.reconstruction import Fidelity, Reconstruction, pretrained_patch, reconstruct
+from m3ae_core.methods.m3ae.reconstruction import pretrained_patch, reconstruct
 from m3ae_core.methods.m3ae.substitute import SubstituteImage, fill
+from m3ae_core.methods.reconstructed import Fidelity, Reconstruction
 from m3ae_core.modalities import BRATS
 from tiny import RECIPE, random_bundle
 

@@ -21,7 +21,7 @@ from m3ae_core.stage_config import Shape, StageConfig
 if TYPE_CHECKING:
     from m3ae_core.data.dataset import CachedCase, Draw
     from m3ae_core.io.case import Case
-    from m3ae_core.methods.m3ae.reconstruction import Reconstruction
+    from m3ae_core.methods.reconstructed import Reconstruction
 
 #: What a model may be able to do; all that is not segmentation is there to be looked at.
 Capability = Literal["segmentation", "substitute", "reconstruction"]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from m3ae_core.config import ModelConfig
 from m3ae_core.io.case import Case
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder, Segmenter
-from m3ae_core.methods.m3ae.reconstruction import Reconstruction, reconstruct
+from m3ae_core.methods.m3ae.reconstruction import reconstruct
 from m3ae_core.methods.m3ae.substitute import crop, fill
 from m3ae_core.methods.method import Capability, Method, Stage
+from m3ae_core.methods.reconstructed import Reconstruction
 from m3ae_core.stage_config import Shape
 
 #: Why a model lacks something, for users.
