@@ -51,6 +51,7 @@ def begin(monkeypatch) -> Callable[[Training], Run]:
     yield begin
     for run in begun:
         run.stop()
+        run._child.wait(60)
 
 
 @pytest.fixture
