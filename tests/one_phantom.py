@@ -31,7 +31,7 @@ def small(name: str, **settings: object) -> Method:
     return method_named(name).restored(config, networks)
 
 
-def dice_by_heart(model: Method, missing: Tensor, steps: int, learning_rate: float = 1e-2) -> Tensor:
+def dice_by_heart(model: Method, missing: Tensor, steps: int, learning_rate: float) -> Tensor:
     """Train on one phantom without the modalities `missing` (N,); return the Dice score of each region (R,)."""
     x, regions = one_phantom(model.config)
     ((_, network),) = model.networks.items()

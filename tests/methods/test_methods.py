@@ -73,7 +73,7 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "unet-dropout", "rfnet", "outsider"]
+NAMES = ["m3ae", "unet-dropout", "rfnet", "u-hved", "outsider"]
 TRAINED_AT_ONCE = NAMES[1:]
 everyone = pytest.mark.parametrize("name", NAMES)
 

@@ -195,7 +195,6 @@ def test_unknown_options_are_refused() -> None:
     assert caught.value.code == "options"
 
 
-@norms
-def test_it_learns_a_phantom_by_heart(weight_norm: str) -> None:
-    model = small("rfnet", options={"weight_norm": weight_norm})
-    assert (dice_by_heart(model, MISSING, steps=30) > 0.9).all()
+def test_it_learns_a_phantom_by_heart() -> None:
+    model = small("rfnet")
+    assert (dice_by_heart(model, MISSING, steps=60, learning_rate=3e-2) > 0.85).all()
