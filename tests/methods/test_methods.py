@@ -77,7 +77,7 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "unet-dropout", "outsider"]
+NAMES = ["m3ae", "unet-dropout", "rfnet", "u-hved", "outsider"]
 TRAINED_AT_ONCE = NAMES[1:]
 everyone = pytest.mark.parametrize("name", NAMES)
 
@@ -175,8 +175,8 @@ def test_a_stage_that_a_method_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="m3ae pretrain and m3ae finetune") as caught:
         stage_named(RECIPE, "train")
     assert caught.value.code == "no-stage"
-    with pytest.raises(ConfigError, match=r"'rfnet'.*outsider") as caught:
-        stage_named(RECIPE.for_method("rfnet"), "train")
+    with pytest.raises(ConfigError, match=r"'unheard-of'.*outsider") as caught:
+        stage_named(RECIPE.for_method("unheard-of"), "train")
     assert caught.value.code == "no-method"
 
 

@@ -8,13 +8,14 @@ and :class:`Task` say how it is trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig, Recipe
-from m3ae_core.errors import BundleError
+from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.events import Event
 from m3ae_core.stage_config import Shape, StageConfig
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: What a model may be able to do; all that is not segmentation is there to be looked at.
 Capability = Literal["segmentation", "substitute", "reconstruction"]
+#: The class of a method's own options.
+Options = TypeVar("Options", bound=BaseModel)
 
 
 class Method(Protocol):
@@ -222,6 +225,22 @@ class Stage(Protocol):
         """Return the card of what it makes, from a `fresh` one and that of the model it starts from."""
         del start
         return fresh
+
+
+def own_options(kind: type[Options], config: ModelConfig) -> Options:
+    """Return the method's own options, as its class `kind` of them reads `config.options`.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or out of range (``options``).
+    """
+    try:
+        return kind.model_validate(config.options)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problem = f"The options of {config.method} are not valid ({details})."
+        raise ConfigError(problem, f"Choose from {', '.join(kind.model_fields)}.", code="options") from error
 
 
 def require_start(start: Method | None, network: str, remedy: str) -> None:

@@ -108,7 +108,8 @@ class Learns(Protocol):
     ) -> dict[str, Tensor]:
         """Return named loss terms of one batch; their sum is the loss.
 
-        `x` (B, N, D, H, W) is augmented and complete as far as the case is; `missing` (B, N) is to be taken from it.
+        `x` (B, N, D, H, W) is augmented and complete as far as the case is; what was never acquired is zero
+        (:func:`acquired`). `missing` (B, N) is to be taken from it.
         `regions` (B, R, D, H, W) is boolean, `weights` (B) how much each image's labels count, None: all the same.
         """
         ...
@@ -141,7 +142,13 @@ class SupervisedTask(AveragedTask):
         image = sample.image.to(device, non_blocking=True)
         if sample.scanner is not None:
             image = sample.scanner.apply(image, self.recipe.model.steps)
-        return sample.augmentation.space(sample.augmentation.intensity(image))
+        image = sample.augmentation.space(sample.augmentation.intensity(image))
+        return torch.where(sample.exists.to(device)[:, None, None, None], image, 0)
+
+
+def acquired(x: Tensor) -> Tensor:
+    """Return which modalities (B, N) of the images `x` (B, N, D, H, W) that :class:`Learns` gets exist."""
+    return (x != 0).flatten(2).any(2)
 
 
 def label_weights(batch: Sequence[SupervisedSample]) -> list[float] | None:
