@@ -73,8 +73,8 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "unet-dropout", "outsider"]
-TRAINED_AT_ONCE = NAMES[1:]
+NAMES = ["m3ae", "m3ae-vl", "unet-dropout", "outsider"]
+TRAINED_AT_ONCE = ["unet-dropout", "outsider"]
 everyone = pytest.mark.parametrize("name", NAMES)
 
 
