@@ -6,6 +6,7 @@ from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae_vl import M3AEVL
 from m3ae_core.methods.method import Method
+from m3ae_core.methods.models_genesis import ModelsGenesis
 from m3ae_core.methods.unet_dropout import UNetDropout
 from m3ae_core.plugins import hook_implementation, register_own, registered
 
@@ -16,7 +17,12 @@ class OwnMethods:
     @hook_implementation  # type: ignore[untyped-decorator]
     def m3ae_methods(self) -> dict[str, type[Method]]:
         """Return our methods."""
-        return {"m3ae": M3AE, "m3ae-vl": M3AEVL, "unet-dropout": UNetDropout}
+        return {
+            "m3ae": M3AE,
+            "m3ae-vl": M3AEVL,
+            "models-genesis": ModelsGenesis,
+            "unet-dropout": UNetDropout,
+        }
 
 
 def method_named(name: str) -> type[Method]:
