@@ -168,7 +168,7 @@ def test_it_has_the_papers_size() -> None:
 
 def test_both_stages_run_and_it_learns(tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "cases", 1)
-    settings = recipe("masked", epochs=20, batch_size=1, checkpoint_every=20)
+    settings = recipe("masked", epochs=8, batch_size=1, checkpoint_every=8)
     pretrain, finetune = M3AEVL.stages()
     first = Plan(settings, cases, tmp_path / "first", hardware=CPU)
     steps = [event for event in train(first, pretrain) if isinstance(event, StepDone)]

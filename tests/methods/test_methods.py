@@ -72,7 +72,7 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "m3ae-vl", "models-genesis", "unet-dropout", "outsider"]
+NAMES = ["m3ae", "m3ae-vl", "models-genesis", "cmjp", "unet-dropout", "outsider"]
 TRAINED_AT_ONCE = ["unet-dropout", "outsider"]
 everyone = pytest.mark.parametrize("name", NAMES)
 

@@ -245,13 +245,13 @@ def test_it_learns_to_restore_one_phantom() -> None:
     )
     task = task_of()
     optimizer, losses = torch.optim.Adam(task.parameters(), 3e-3), []
-    for _ in range(50):
+    for _ in range(25):
         optimizer.zero_grad()
         loss = task([sample])["restoration"]
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 5, losses
+    assert losses[-1] < losses[0] / 4, losses
 
 
 def test_options_and_scales_that_cannot_be_are_refused() -> None:

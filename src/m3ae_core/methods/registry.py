@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from m3ae_core.errors import ConfigError
+from m3ae_core.methods.cmjp import CMJP
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae_vl import M3AEVL
 from m3ae_core.methods.method import Method
@@ -18,6 +19,7 @@ class OwnMethods:
     def m3ae_methods(self) -> dict[str, type[Method]]:
         """Return our methods."""
         return {
+            "cmjp": CMJP,
             "m3ae": M3AE,
             "m3ae-vl": M3AEVL,
             "models-genesis": ModelsGenesis,
