@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig, Recipe
 from m3ae_core.errors import BundleError, ConfigError
 from m3ae_core.events import Event
-from m3ae_core.stage_config import Shape, StageConfig
+from m3ae_core.stage_config import Frozen, Shape, StageConfig
 
 if TYPE_CHECKING:
     from m3ae_core.data.dataset import CachedCase, Draw
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: What a model may be able to do; all that is not segmentation is there to be looked at.
 Capability = Literal["segmentation", "substitute", "reconstruction"]
 #: The class of a method's own options.
-Options = TypeVar("Options", bound=BaseModel)
+Options = TypeVar("Options", bound=Frozen)
 
 
 class Method(Protocol):
@@ -227,22 +227,6 @@ class Stage(Protocol):
         return fresh
 
 
-def own_options(kind: type[Options], config: ModelConfig) -> Options:
-    """Return the method's own options, as its class `kind` of them reads `config.options`.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or out of range (``options``).
-    """
-    try:
-        return kind.model_validate(config.options)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        problem = f"The options of {config.method} are not valid ({details})."
-        raise ConfigError(problem, f"Choose from {', '.join(kind.model_fields)}.", code="options") from error
-
-
 def require_start(start: Method | None, network: str, remedy: str) -> None:
     """Refuse to go on from nothing, or from a model without a certain network.
 
@@ -253,3 +237,22 @@ def require_start(start: Method | None, network: str, remedy: str) -> None:
     """
     if start is None or network not in start.networks:
         raise BundleError(f"This bundle holds no {network} to start from.", remedy, code="stage")
+
+
+def options_of(model: ModelConfig, kind: type[Options]) -> Options:
+    """Return the own options of a model's method, of its class `kind`.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or out of range (``options``).
+    """
+    try:
+        return kind.model_validate(model.options)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(
+            f"{model.method} cannot have these options ({wrong}).",
+            f"It knows {', '.join(kind.model_fields)}; correct [model.options].",
+            code="options",
+        ) from error

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig
-from m3ae_core.methods.method import Method, Stage, own_options
+from m3ae_core.methods.method import Method, Stage, options_of
 from m3ae_core.methods.supervised import Supervised, acquired
 from m3ae_core.methods.tissues import class_masks, memberships, region_logits
 from m3ae_core.nn.norm import GroupNorm
@@ -187,7 +187,7 @@ class RegionFusionNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        options = own_options(RFNetOptions, config)
+        options = options_of(config, RFNetOptions)
         count, widths = (
             len(config.modalities),
             [config.network.base_channels * 2**level for level in range(4)],
@@ -252,7 +252,7 @@ class RFNet(Method):
         q_sep,m is computed for all modalities that a case has, also for those masked in the fusion.
         """
         assert isinstance(network, RegionFusionNetwork)  # noqa: S101
-        options = own_options(RFNetOptions, self.config)
+        options = options_of(self.config, RFNetOptions)
         result, exists, count = network(x, missing), acquired(x), len(x)
         y = class_masks(regions, network.members).float()
         counts = y.new_tensor([1.0] * count if weights is None else weights)

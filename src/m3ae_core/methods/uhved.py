@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig
-from m3ae_core.methods.method import Method, Stage, own_options
+from m3ae_core.methods.method import Method, Stage, options_of
 from m3ae_core.methods.supervised import Supervised, acquired
 from m3ae_core.methods.tissues import class_masks, memberships, region_logits
 from m3ae_core.nn.norm import GroupNorm
@@ -128,7 +128,7 @@ class UHVEDNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        options, count = own_options(UHVEDOptions, config), len(config.modalities)
+        options, count = options_of(config, UHVEDOptions), len(config.modalities)
         widths = [options.channels * 2**level for level in range(4)]
         self.register_buffer("members", memberships(config.region_set), persistent=False)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
@@ -199,7 +199,7 @@ class UHVED(Method):
     ) -> dict[str, Tensor]:
         """L_seg + λ (L_rec + L_KL) (known; λ is doubtful), with the divergence of the drawn subset's product alone."""
         assert isinstance(network, UHVEDNetwork)  # noqa: S101
-        weight = own_options(UHVEDOptions, self.config).weight
+        weight = options_of(self.config, UHVEDOptions).weight
         y = class_masks(regions, network.members).float()
         posteriors = network.encode(x, missing)
         latents = network.sample(posteriors)
