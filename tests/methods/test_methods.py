@@ -73,7 +73,7 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "unet-dropout", "outsider"]
+NAMES = ["m3ae", "unet-dropout", "segresnet-vae", "outsider"]
 TRAINED_AT_ONCE = NAMES[1:]
 everyone = pytest.mark.parametrize("name", NAMES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.method import Method
+from m3ae_core.methods.segresnet_vae import SegResNetVAE
 from m3ae_core.methods.unet_dropout import UNetDropout
 from m3ae_core.plugins import hook_implementation, register_own, registered
 
@@ -15,7 +16,7 @@ class OwnMethods:
     @hook_implementation  # type: ignore[untyped-decorator]
     def m3ae_methods(self) -> dict[str, type[Method]]:
         """Return our methods."""
-        return {"m3ae": M3AE, "unet-dropout": UNetDropout}
+        return {"m3ae": M3AE, "segresnet-vae": SegResNetVAE, "unet-dropout": UNetDropout}
 
 
 def method_named(name: str) -> type[Method]:

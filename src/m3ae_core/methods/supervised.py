@@ -25,7 +25,7 @@ class SupervisedSample(NamedTuple):
     """One crop (N, D, H, W), its regions (R, D, H, W), and the situations drawn for it (S, N; True = dropped).
 
     `exists` (N,) tells which modalities were acquired, `start` the crop's first template voxel, `weight` how much the
-    labels count.
+    labels count. `seed` makes what else is random about a step, such as dropout, a function of the sample.
     """
 
     image: Tensor
@@ -36,6 +36,7 @@ class SupervisedSample(NamedTuple):
     augmentation: Augmentation
     scanner: Scanner | None
     weight: float
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class SupervisedDraw:
             augmentation,
             scanner,
             crop.weight,
+            int(rng.integers(2**32)),
         )
 
 
@@ -108,7 +110,8 @@ class Learns(Protocol):
     ) -> dict[str, Tensor]:
         """Return named loss terms of one batch; their sum is the loss.
 
-        `x` (B, N, D, H, W) is augmented and complete as far as the case is; `missing` (B, N) is to be taken from it.
+        `x` (B, N, D, H, W) is augmented and complete as far as the case is; what was never acquired is zero
+        (:func:`acquired`). `missing` (B, N) is to be taken from it.
         `regions` (B, R, D, H, W) is boolean, `weights` (B) how much each image's labels count, None: all the same.
         """
         ...
@@ -128,7 +131,8 @@ class SupervisedTask(AveragedTask):
         return self.method.restored(self.recipe.model, {name: self.deployed})
 
     def forward(self, batch: Sequence[SupervisedSample]) -> dict[str, Tensor]:
-        """Return the method's losses of a batch."""
+        """Return the method's losses of a batch; what is random in them follows from its first sample's seed."""
+        torch.manual_seed(batch[0].seed)
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, enabled=False):  # images are made in float32
             x = torch.stack([self._image(sample, device) for sample in batch])
@@ -141,7 +145,13 @@ class SupervisedTask(AveragedTask):
         image = sample.image.to(device, non_blocking=True)
         if sample.scanner is not None:
             image = sample.scanner.apply(image, self.recipe.model.steps)
-        return sample.augmentation.space(sample.augmentation.intensity(image))
+        image = sample.augmentation.space(sample.augmentation.intensity(image))
+        return torch.where(sample.exists.to(device)[:, None, None, None], image, 0)
+
+
+def acquired(x: Tensor) -> Tensor:
+    """Return which modalities (B, N) of the images `x` (B, N, D, H, W) that :class:`Learns` gets exist."""
+    return (x != 0).flatten(2).any(2)
 
 
 def label_weights(batch: Sequence[SupervisedSample]) -> list[float] | None:
