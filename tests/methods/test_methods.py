@@ -76,8 +76,18 @@ def outside() -> Iterator[None]:
     manager.unregister("outside")
 
 
-NAMES = ["m3ae", "m3ae-vl", "models-genesis", "cmjp", "unet-dropout", "rfnet", "u-hved", "outsider"]
-TRAINED_AT_ONCE = ["unet-dropout", "rfnet", "u-hved", "outsider"]
+NAMES = [
+    "m3ae",
+    "m3ae-vl",
+    "models-genesis",
+    "cmjp",
+    "unet-dropout",
+    "rfnet",
+    "u-hved",
+    "segresnet-vae",
+    "outsider",
+]
+TRAINED_AT_ONCE = ["unet-dropout", "rfnet", "u-hved", "segresnet-vae", "outsider"]
 everyone = pytest.mark.parametrize("name", NAMES)
 
 

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from m3ae_core.cli.arguments import Device, OptionalFile, OptionalFolder, Scheme
 from m3ae_core.cli.benchmark import benchmark
 from m3ae_core.cli.calibrate import calibrate
+from m3ae_core.cli.cost import compare_cost
 from m3ae_core.cli.packed import bundle_from_packed, pack, train_packed
 from m3ae_core.cli.predict import predict
 from m3ae_core.cli.printed import print_dice, print_reliability, seen_words
@@ -143,6 +144,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "evaluate": evaluate,
     "benchmark": benchmark,
+    "compare-cost": compare_cost,
     "calibrate": calibrate,
     "info": info,
     "pretrain": pretrain,

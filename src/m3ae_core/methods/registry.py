@@ -15,6 +15,7 @@ OWN = {
     "m3ae-vl": "m3ae_vl:M3AEVL",
     "models-genesis": "models_genesis:ModelsGenesis",
     "rfnet": "rfnet:RFNet",
+    "segresnet-vae": "segresnet_vae:SegResNetVAE",
     "u-hved": "uhved:UHVED",
     "unet-dropout": "unet_dropout:UNetDropout",
 }

@@ -25,7 +25,7 @@ class SupervisedSample(NamedTuple):
     """One crop (N, D, H, W), its regions (R, D, H, W), and the situations drawn for it (S, N; True = dropped).
 
     `exists` (N,) tells which modalities were acquired, `start` the crop's first template voxel, `weight` how much the
-    labels count.
+    labels count. `seed` makes what else is random about a step, such as dropout, a function of the sample.
     """
 
     image: Tensor
@@ -36,6 +36,7 @@ class SupervisedSample(NamedTuple):
     augmentation: Augmentation
     scanner: Scanner | None
     weight: float
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class SupervisedDraw:
             augmentation,
             scanner,
             crop.weight,
+            int(rng.integers(2**32)),
         )
 
 
@@ -129,7 +131,8 @@ class SupervisedTask(AveragedTask):
         return self.method.restored(self.recipe.model, {name: self.deployed})
 
     def forward(self, batch: Sequence[SupervisedSample]) -> dict[str, Tensor]:
-        """Return the method's losses of a batch."""
+        """Return the method's losses of a batch; what is random in them follows from its first sample's seed."""
+        torch.manual_seed(batch[0].seed)
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, enabled=False):  # images are made in float32
             x = torch.stack([self._image(sample, device) for sample in batch])

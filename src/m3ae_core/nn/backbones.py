@@ -6,6 +6,7 @@ from typing import Any
 
 from m3ae_core.config import ModelConfig
 from m3ae_core.errors import ConfigError
+from m3ae_core.nn.monai import DynUNet, SegResNet, SwinUNETR
 from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.plugins import BackboneFactory, hook_implementation, register_own, registered
 
@@ -15,8 +16,13 @@ class OwnModels:
 
     @hook_implementation  # type: ignore[untyped-decorator]
     def m3ae_backbones(self) -> dict[str, BackboneFactory]:
-        """Return the paper's network."""
-        return {"residual-unet": ResidualUNet}
+        """Return the paper's network, and three of MONAI's."""
+        return {
+            "residual-unet": ResidualUNet,
+            "segresnet": SegResNet,
+            "dynunet": DynUNet,
+            "swin-unetr": SwinUNETR,
+        }
 
 
 def build_backbone(config: ModelConfig) -> Any:
