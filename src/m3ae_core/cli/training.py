@@ -186,7 +186,8 @@ def train(
     """Train a method from random weights through all of its stages, each in a folder of its own. Resumes.
 
     Args:
-        method: unet-dropout, m3ae, or another one that is registered.
+        method: unet-dropout, rfnet, u-hved, segresnet-vae, m3ae-vl, models-genesis, cmjp, m3ae, or one that an
+            installed package registers.
         recipe: A built-in recipe or a TOML file; a method with one stage obeys its [model] and [train].
         data: The cases.
         output: The run folder; with several stages, the folder of one run folder each.
