@@ -14,7 +14,7 @@ import tomllib
 from importlib.resources import files
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -26,6 +26,8 @@ from m3ae_core.stage_config import FinetuneConfig, Frozen, PretrainConfig, Sides
 
 #: A sliding window in voxels (D, H, W) over the brain box, or one pass over that box or over the template.
 Window = Sides | Literal["brain", "template"]
+#: The class of the own options of a method or a network.
+Options = TypeVar("Options", bound=Frozen)
 Affine = tuple[tuple[float, float, float, float], ...]
 
 #: SRI24 at 1 mm as BraTS stores it (LPS), with axes D (towards superior), H (posterior), W (left); RAS world in mm.
@@ -221,6 +223,30 @@ def _require_droppable(setting: str, most: int | None, count: int) -> int:
     if dropped >= count:
         raise ValueError(f"{setting} {dropped} leaves none of the {count} modalities")
     return dropped
+
+
+def options_of(settings: ModelConfig | NetworkConfig, kind: type[Options]) -> Options:
+    """Return the own options of a model's method, or of a network, as their class reads them.
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or out of range (``options``).
+    """
+    try:
+        return kind.model_validate(settings.options)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        name, table = (
+            (settings.method, "model.options")
+            if isinstance(settings, ModelConfig)
+            else (settings.name, "model.network.options")
+        )
+        raise ConfigError(
+            f"{name} cannot have these options ({wrong}).",
+            f"It knows {', '.join(kind.model_fields)}; correct [{table}].",
+            code="options",
+        ) from error
 
 
 def load_recipe(source: str | Path) -> Recipe:

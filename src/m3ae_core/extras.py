@@ -13,7 +13,7 @@ Extra = Literal["napari", "report", "train"]
 PACKAGES: dict[Extra, tuple[str, ...]] = {
     "napari": ("napari", "qtpy"),
     "report": ("matplotlib", "jinja2"),
-    "train": ("lightning_fabric", "monai"),
+    "train": ("lightning_fabric", "monai", "einops"),
 }
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from m3ae_core.bundle import Bundle, load_bundle, save_bundle
 from m3ae_core.config import ModelConfig, NetworkConfig, Recipe
@@ -29,20 +27,6 @@ TINY = {
     ),
 }
 everyone = pytest.mark.parametrize("name", TINY)
-
-
-def rearrange(x: Tensor, pattern: str) -> Tensor:
-    """What of einops SwinUNETR asks for: another order of the axes."""
-    before, after = (side.split() for side in pattern.split("->"))
-    return x.permute([before.index(axis) for axis in after])
-
-
-@pytest.fixture(autouse=True)
-def einops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SwinUNETR is tested without einops too."""
-    if find_spec("einops") is None:
-        monkeypatch.setattr(backbones, "_require_einops", lambda: None)
-        monkeypatch.setattr("monai.networks.nets.swin_unetr.rearrange", rearrange)
 
 
 def recipe(name: str, method: str = "m3ae") -> Recipe:
@@ -133,13 +117,6 @@ def test_without_monai_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "monai", None)
     with pytest.raises(ConfigError, match=r"napari-m3ae\[train\]"):
         build_backbone(ModelConfig(network=TINY["dynunet"]))
-
-
-def test_without_einops_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install einops"):
-        build_backbone(ModelConfig(network=TINY["swin-unetr"]))
 
 
 @everyone

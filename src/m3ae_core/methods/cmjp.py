@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from m3ae_core.config import ModelConfig, Recipe
+from m3ae_core.config import ModelConfig, Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.stages import Finetune, starting_segmenter
 from m3ae_core.methods.m3ae.tasks import FinetuneTask
-from m3ae_core.methods.method import Capability, Method, Stage, Task, options_of, require_start
+from m3ae_core.methods.method import Capability, Method, Stage, Task, require_start
 from m3ae_core.nn.backbones import build_backbone
 from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.stage_config import Frozen, PretrainConfig, Shape

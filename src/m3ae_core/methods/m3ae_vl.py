@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from m3ae_core.config import Recipe
+from m3ae_core.config import Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Draw
 from m3ae_core.methods.m3ae.losses import substitute_regulariser
 from m3ae_core.methods.m3ae.masking import patches_to_voxels
@@ -25,7 +25,7 @@ from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.stages import Finetune, Pretrain, starting_substitute
 from m3ae_core.methods.m3ae.substitute import fill
 from m3ae_core.methods.m3ae.tasks import PretrainDraw, PretrainSample, PretrainTask
-from m3ae_core.methods.method import Method, Stage, Task, options_of
+from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.stage_config import Frozen
 
 

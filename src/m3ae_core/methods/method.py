@@ -8,16 +8,15 @@ and :class:`Task` say how it is trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from m3ae_core.config import ModelConfig, Recipe
-from m3ae_core.errors import BundleError, ConfigError
+from m3ae_core.errors import BundleError
 from m3ae_core.events import Event
-from m3ae_core.stage_config import Frozen, Shape, StageConfig
+from m3ae_core.stage_config import Shape, StageConfig
 
 if TYPE_CHECKING:
     from m3ae_core.data.dataset import CachedCase, Draw
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 #: What a model may be able to do; all that is not segmentation is there to be looked at.
 Capability = Literal["segmentation", "substitute", "reconstruction"]
-#: The class of a method's own options.
-Options = TypeVar("Options", bound=Frozen)
 
 
 class Method(Protocol):
@@ -237,22 +234,3 @@ def require_start(start: Method | None, network: str, remedy: str) -> None:
     """
     if start is None or network not in start.networks:
         raise BundleError(f"This bundle holds no {network} to start from.", remedy, code="stage")
-
-
-def options_of(model: ModelConfig, kind: type[Options]) -> Options:
-    """Return the own options of a model's method, of its class `kind`.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or out of range (``options``).
-    """
-    try:
-        return kind.model_validate(model.options)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(
-            f"{model.method} cannot have these options ({wrong}).",
-            f"It knows {', '.join(kind.model_fields)}; correct [model.options].",
-            code="options",
-        ) from error

@@ -18,14 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from m3ae_core.config import ModelConfig, Recipe
+from m3ae_core.config import ModelConfig, Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.losses import reconstruction_loss
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder
 from m3ae_core.methods.m3ae.stages import Finetune
-from m3ae_core.methods.method import Capability, Method, Stage, Task, options_of
+from m3ae_core.methods.method import Capability, Method, Stage, Task
 from m3ae_core.stage_config import Frozen, PretrainConfig, Share
 
 FloatArray = npt.NDArray[np.float32]

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from m3ae_core.config import ModelConfig
-from m3ae_core.methods.method import Method, Stage, options_of
+from m3ae_core.config import ModelConfig, options_of
+from m3ae_core.methods.method import Method, Stage
 from m3ae_core.methods.supervised import Supervised, acquired
 from m3ae_core.methods.tissues import class_masks, memberships, region_logits
 from m3ae_core.nn.norm import GroupNorm

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from m3ae_core.config import ModelConfig, Recipe
+from m3ae_core.config import ModelConfig, Recipe, options_of
 from m3ae_core.data.dataset import CachedCase
 from m3ae_core.methods.m3ae.losses import reconstruction_loss
 from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.methods.supervised import Supervised, SupervisedTask, acquired
-from m3ae_core.nn.monai import monai_network, options_of
+from m3ae_core.nn.monai import monai_network
 from m3ae_core.stage_config import Frozen, Shape
 
 #: Sides of the branch's input are halved four times: by the encoder, and once more before μ and σ.
@@ -64,7 +64,7 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
         "in_channels": len(config.modalities),
         "init_filters": config.network.base_channels,
         "norm": ("group", {"num_groups": config.network.norm_groups}),
-        "dropout_prob": options_of(SegResNetVAEOptions, config.options).dropout,
+        "dropout_prob": options_of(config, SegResNetVAEOptions).dropout,
     }
 
 
@@ -82,7 +82,7 @@ class Branch(nn.Module):
     def __init__(self, config: ModelConfig, crop: Shape) -> None:
         super().__init__()
         self.size = crop
-        own = options_of(SegResNetVAEOptions, config.options)
+        own = options_of(config, SegResNetVAEOptions)
         padded = [-(-side // STRIDE) * STRIDE for side in crop]
         parts = monai_network("SegResNetVAE", input_image_size=padded, vae_nz=own.latent, **_settings(config))
         self.down, self.mean, self.std = parts.vae_down, parts.vae_fc1, parts.vae_fc2
@@ -154,7 +154,7 @@ class SegResNetVAE(Method):
         self, network: nn.Module, x: Tensor, regions: Tensor, missing: Tensor, weights: Sequence[float] | None
     ) -> dict[str, Tensor]:
         """L = L_dice + 0.1 L_L2 + 0.1 L_KL; L_L2 is a mean over the modalities that there are (known: over all)."""
-        own = options_of(SegResNetVAEOptions, self.config.options)
+        own = options_of(self.config, SegResNetVAEOptions)
         given = torch.where(missing[:, :, None, None, None], x.new_zeros(()), x)
         logits, rebuilt = network(given)
         target = x if own.target == "complete" else given

@@ -6,16 +6,15 @@ options class here; whatever else MONAI lets one set keeps MONAI's default. They
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Annotated, Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from m3ae_core.config import NetworkConfig
+from m3ae_core.config import NetworkConfig, options_of
 from m3ae_core.errors import ConfigError
 from m3ae_core.extras import require_extra
 from m3ae_core.nn.unet import Features
@@ -53,25 +52,6 @@ class SwinUNETROptions(Frozen):
     use_v2: bool = False
 
 
-def options_of(kind: type[Options], given: dict[str, Any]) -> Options:
-    """Return validated options.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or out of range (``options``).
-    """
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(
-            f"These options cannot be ({details}).",
-            f"There are {', '.join(kind.model_fields)}.",
-            code="options",
-        ) from error
-
-
 def monai_network(name: str, **settings: Any) -> Any:
     """Return a new network of MONAI's.
 
@@ -96,7 +76,7 @@ class SegResNet(nn.Module):
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        own, width = options_of(SegResNetOptions, config.options), config.base_channels
+        own, width = options_of(config, SegResNetOptions), config.base_channels
         self.widths = (width, 2 * width, 4 * width, 8 * width)
         norm = ("group", {"num_groups": config.norm_groups})
         self.net = monai_network(
@@ -119,7 +99,7 @@ class DynUNet(nn.Module):
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        own, width = options_of(DynUNetOptions, config.options), config.base_channels
+        own, width = options_of(config, DynUNetOptions), config.base_channels
         self.widths = (width, 2 * width, 4 * width, 8 * width)
         net = monai_network(
             "DynUNet",
@@ -152,15 +132,14 @@ class SwinUNETR(nn.Module):
     """A hierarchical transformer with shifted windows as encoder, and a convolutional decoder.
 
     Its widths are C, C, 2C at full, half and quarter scale, and its bottleneck is 16C at 1/32: what is no multiple of
-    32 is padded with zeros, and the three scales are cut back. C must be a multiple of 12. Needs ``einops``.
+    32 is padded with zeros, and the three scales are cut back. C must be a multiple of 12.
     """
 
     STRIDE = 32
 
     def __init__(self, in_channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        _require_einops()
-        own, width = options_of(SwinUNETROptions, config.options), config.base_channels
+        own, width = options_of(config, SwinUNETROptions), config.base_channels
         self.widths = (width, width, 2 * width, 16 * width)
         with _RatesAsNumbers():
             self.net = monai_network(
@@ -195,12 +174,3 @@ class _RatesAsNumbers(TorchFunctionMode):
 def _cut(x: Tensor, size: tuple[int, ...], factor: int) -> Tensor:
     """Return the part of `x` (B, C, …) that lies over an image of `size`, `factor` times as fine."""
     return x[:, :, *(slice(side // factor) for side in size)]
-
-
-def _require_einops() -> None:
-    if find_spec("einops") is None:
-        raise ConfigError(
-            "MONAI's SwinUNETR needs einops, which is not installed.",
-            "Run: pip install einops.",
-            code="missing-extra",
-        )
