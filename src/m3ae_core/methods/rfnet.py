@@ -251,7 +251,7 @@ class RFNet(Method):
 
         q_sep,m is computed for all modalities that a case has, also for those masked in the fusion.
         """
-        assert isinstance(network, RegionFusionNetwork)  # noqa: S101
+        assert isinstance(network, RegionFusionNetwork)  # noqa: S101  it is what NETWORKS makes
         options = options_of(self.config, RFNetOptions)
         result, exists, count = network(x, missing), acquired(x), len(x)
         y = class_masks(regions, network.members).float()

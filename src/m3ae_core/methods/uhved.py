@@ -198,7 +198,7 @@ class UHVED(Method):
         self, network: nn.Module, x: Tensor, regions: Tensor, missing: Tensor, weights: Sequence[float] | None
     ) -> dict[str, Tensor]:
         """L_seg + λ (L_rec + L_KL) (known; λ is doubtful), with the divergence of the drawn subset's product alone."""
-        assert isinstance(network, UHVEDNetwork)  # noqa: S101
+        assert isinstance(network, UHVEDNetwork)  # noqa: S101  it is what NETWORKS makes
         weight = options_of(self.config, UHVEDOptions).weight
         y = class_masks(regions, network.members).float()
         posteriors = network.encode(x, missing)
