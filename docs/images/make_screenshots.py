@@ -90,7 +90,7 @@ def researcher(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
     for row in panel.segment.rows.values():
         row.tick.setChecked(True)
     turn_to(panel, panel.whatif)
-    panel.whatif.without["T1c"].setChecked(True)
+    panel.whatif.without.boxes["T1c"].setChecked(True)
     panel.whatif.compare_button.click()
     finish(panel)
     shoot(viewer, folder / "whatif.png")
@@ -101,7 +101,7 @@ def researcher(viewer: napari.Viewer, panel: Panel, folder: Path) -> None:
     turn_to(panel, panel.explore)
     panel.explore.substitute_button.click()
     finish(panel)
-    panel.explore.dropped["T1c"].setChecked(True)
+    panel.explore.dropped.boxes["T1c"].setChecked(True)
     panel.explore.shown.setCurrentText("FLAIR")
     panel.explore.run_button.click()
     finish(panel)

@@ -51,7 +51,7 @@ def save_figure(
     marked = next((o for o in overlays.values() if o[..., 3].any()), overlays["Prediction"])
     level = int(marked[..., 3].sum(axis=(1, 2)).argmax())
 
-    figure = new_figure(2.3 * (len(names) + len(overlays)), 3.6, "black")
+    figure = new_figure(2.3 * (len(names) + len(overlays)), 3.9, "black")
     panels = figure.subplots(1, len(names) + len(overlays))
     for channel, (panel, name) in enumerate(zip(panels, names, strict=False)):
         if name in standard.subset:
