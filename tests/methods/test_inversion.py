@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from m3ae_core.bundle import load_bundle, save_bundle
+from m3ae_core.errors import BundleError
 from m3ae_core.events import EpochDone, Inverted
 from m3ae_core.hardware import Hardware
 from m3ae_core.methods.m3ae.stages import Invert, inversion_recipe
+from m3ae_core.methods.models_genesis import ModelsGenesis
 from m3ae_core.training.run import Plan, train
 from tiny import random_bundle, write_cases
 
@@ -61,3 +63,12 @@ def test_it_resumes_bit_exactly(place, tmp_path):
     list(run(place, tmp_path / "stopped"))
     images = [load_bundle(tmp_path / name / "bundle").model.substitute for name in ("whole", "stopped")]
     assert torch.equal(*images)
+
+
+def test_a_model_of_a_method_without_substitute_is_refused():
+    config = random_bundle().config.model_copy(update={"method": "models-genesis"})
+    networks = random_bundle().model.networks
+    other = ModelsGenesis.restored(config, networks, {"substitute": torch.zeros(4, *config.grid.shape)})
+    with pytest.raises(BundleError, match="no substitute to learn on"):
+        Invert().require(other)
+    Invert().require(random_bundle().model)

@@ -11,6 +11,7 @@ import torch
 
 from m3ae_core.config import ModelConfig, Recipe
 from m3ae_core.data.dataset import CachedCase, Draw
+from m3ae_core.errors import BundleError
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.substitute import SubstituteImage
@@ -68,8 +69,10 @@ class Invert(Pretrain):
     """Eqn. 1 with F frozen: learn the substitute of a model on. What was measured with the former one is dropped."""
 
     def require(self, start: Method | None) -> None:
-        """Refuse to start without an autoencoder."""
+        """Refuse to start without an autoencoder, or with one of a method that has no substitute."""
         require_start(start, "autoencoder", "Run `m3ae pretrain` first.")
+        if start is not None and (reason := start.lacks("substitute")):
+            raise BundleError("This model has no substitute to learn on.", reason, code="stage")
 
     def task(self, recipe: Recipe, start: Method | None, cases: Sequence[CachedCase]) -> Task:
         """Start from the substitute of `start`."""
