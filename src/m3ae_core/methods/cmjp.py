@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from m3ae_core.config import ModelConfig, Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.errors import ConfigError
-from m3ae_core.methods.m3ae.method import M3AE
+from m3ae_core.methods.m3ae.method import M3AE, WithoutSubstitute
 from m3ae_core.methods.m3ae.networks import Segmenter
 from m3ae_core.methods.m3ae.stages import Finetune, starting_segmenter
 from m3ae_core.methods.m3ae.tasks import FinetuneTask
-from m3ae_core.methods.method import Capability, Method, Stage, Task, require_start
+from m3ae_core.methods.method import Method, Stage, Task, require_start
 from m3ae_core.nn.backbones import build_backbone
 from m3ae_core.nn.unet import ResidualUNet
 from m3ae_core.stage_config import Frozen, PretrainConfig, Shape
@@ -160,8 +160,8 @@ class PuzzleTask(Task):
     @property
     def model(self) -> Method:
         """The network as it is now; missing modalities will be zeros."""
-        zeros = torch.zeros(len(self.model_config.modalities), *self.model_config.grid.shape)
-        return CMJP.restored(self.model_config, {"solver": self.solver}, {"substitute": zeros})
+        images = CMJP.zeros(self.model_config)
+        return CMJP.restored(self.model_config, {"solver": self.solver}, images)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """All parameters, with one learning rate."""
@@ -216,8 +216,8 @@ class FinetuneEncoder(Finetune):
         return FinetuneTask(recipe.finetune, segmenter, start)
 
 
-class CMJP(M3AE):
-    """M3AE's stage 2 after another pretraining; the substitute is zero everywhere."""
+class CMJP(WithoutSubstitute):
+    """M3AE's stage 2 after puzzles."""
 
     NETWORKS: ClassVar = {"solver": PuzzleSolver, "segmenter": Segmenter}
 
@@ -225,7 +225,3 @@ class CMJP(M3AE):
     def stages(cls) -> tuple[Stage, ...]:
         """A pretraining of its own, and M3AE's fine-tuning from its encoder."""
         return PretrainPuzzle(), FinetuneEncoder()
-
-    def lacks(self, capability: Capability) -> str | None:
-        """Say that there is neither substitute nor reconstruction."""
-        return super().lacks(capability) if capability == "segmentation" else Method.lacks(self, capability)

@@ -14,17 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from m3ae_core.config import Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Draw
-from m3ae_core.methods.m3ae.losses import substitute_regulariser
-from m3ae_core.methods.m3ae.masking import patches_to_voxels
 from m3ae_core.methods.m3ae.method import M3AE
 from m3ae_core.methods.m3ae.stages import Finetune, Pretrain, starting_substitute
-from m3ae_core.methods.m3ae.substitute import fill
-from m3ae_core.methods.m3ae.tasks import PretrainDraw, PretrainSample, PretrainTask
+from m3ae_core.methods.m3ae.tasks import PretrainDraw, PretrainTask
 from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.stage_config import Frozen
 
@@ -71,20 +67,7 @@ class PretrainVL(Pretrain):
 class MaskedTokensTask(PretrainTask):
     """Stage 1 whose reconstruction is compared on masked tokens alone."""
 
-    def forward(self, batch: Sequence[PretrainSample]) -> dict[str, Tensor]:
-        """Return the mean squared error of the masked tokens that exist, and Eqn. 3's regulariser of x_sub."""
-        device, crop = self.substitute.image.device, self.config.crop
-        x = torch.stack([sample.image for sample in batch]).to(device)
-        voxels = [torch.from_numpy(patches_to_voxels(sample.masked.numpy(), crop)) for sample in batch]
-        exists = torch.stack([sample.exists for sample in batch])[:, :, None, None, None]
-        masked = torch.stack(voxels).to(device)
-        content = self.substitute.crop([sample.start for sample in batch], crop)
-        reconstruction = self.autoencoder(fill(x, content, masked)).float()
-        compared = masked & exists.to(device)
-        terms = {"reconstruction": (reconstruction - x)[compared].square().mean()}
-        if self.learns_substitute:
-            config = self.config.substitute
-            terms["regulariser"] = config.gamma * substitute_regulariser(
-                self.substitute.image, config.regulariser
-            )
-        return terms
+    def compared(self, x: Tensor, reconstruction: Tensor, masked: Tensor, exists: Tensor) -> Tensor:
+        """Return the mean squared error of the masked tokens of the modalities that `exists`."""
+        where = masked & exists[:, :, None, None, None]
+        return (reconstruction - x)[where].square().mean()

@@ -22,10 +22,10 @@ from m3ae_core.config import ModelConfig, Recipe, options_of
 from m3ae_core.data.dataset import CachedCase, Crop, Draw
 from m3ae_core.errors import ConfigError
 from m3ae_core.methods.m3ae.losses import reconstruction_loss
-from m3ae_core.methods.m3ae.method import M3AE
+from m3ae_core.methods.m3ae.method import WithoutSubstitute
 from m3ae_core.methods.m3ae.networks import MaskedAutoencoder
 from m3ae_core.methods.m3ae.stages import Finetune
-from m3ae_core.methods.method import Capability, Method, Stage, Task
+from m3ae_core.methods.method import Method, Stage, Task
 from m3ae_core.stage_config import Frozen, PretrainConfig, Share
 
 FloatArray = npt.NDArray[np.float32]
@@ -197,8 +197,8 @@ class GenesisTask(Task):
     @property
     def model(self) -> Method:
         """The network as it is now; missing modalities will be zeros."""
-        zeros = torch.zeros(len(self.model_config.modalities), *self.model_config.grid.shape)
-        return ModelsGenesis.of(self.model_config, zeros, self.autoencoder)
+        images = ModelsGenesis.zeros(self.model_config)
+        return ModelsGenesis.restored(self.model_config, {"autoencoder": self.autoencoder}, images)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """All parameters, with one learning rate."""
@@ -249,14 +249,10 @@ class PretrainGenesis(Stage):
         return GenesisTask(recipe.model, recipe.pretrain, options)
 
 
-class ModelsGenesis(M3AE):
-    """M3AE's stage 2 after another pretraining; the substitute is zero everywhere."""
+class ModelsGenesis(WithoutSubstitute):
+    """M3AE's stage 2 after restoring; masked content is nothing that it was trained to restore."""
 
     @classmethod
     def stages(cls) -> tuple[Stage, ...]:
         """A pretraining of its own, and M3AE's fine-tuning: all layers learn, the heads are new (known)."""
         return PretrainGenesis(), Finetune()
-
-    def lacks(self, capability: Capability) -> str | None:
-        """Say that there is no substitute, and that masked content is nothing it was trained to restore."""
-        return super().lacks(capability) if capability == "segmentation" else Method.lacks(self, capability)

@@ -105,3 +105,16 @@ class M3AE(Method):
         """Compile the segmenter's backbone."""
         if self.segmenter is not None:
             self.segmenter.backbone.compile()
+
+
+class WithoutSubstitute(M3AE):
+    """M3AE's segmenter after another pretraining: the substitute is zero everywhere, and there is nothing to show."""
+
+    @classmethod
+    def zeros(cls, config: ModelConfig) -> dict[str, Tensor]:
+        """Return the images that a bundle keeps: a substitute of zeros."""
+        return {"substitute": torch.zeros(len(config.modalities), *config.grid.shape)}
+
+    def lacks(self, capability: Capability) -> str | None:
+        """Say that there is neither substitute nor reconstruction."""
+        return super().lacks(capability) if capability == "segmentation" else Method.lacks(self, capability)

@@ -112,13 +112,18 @@ class PretrainTask(Task):
         exists = torch.stack([sample.exists for sample in batch]).to(device)
         content = self.substitute.crop([sample.start for sample in batch], self.config.crop)
         reconstruction = self.autoencoder(fill(x, content, masked)).float()
-        terms = {"reconstruction": reconstruction_loss(x, reconstruction, exists)}
+        terms = {"reconstruction": self.compared(x, reconstruction, masked, exists)}
         if self.learns_substitute:
             config = self.config.substitute
             terms["regulariser"] = config.gamma * substitute_regulariser(
                 self.substitute.image, config.regulariser
             )
         return terms
+
+    def compared(self, x: Tensor, reconstruction: Tensor, masked: Tensor, exists: Tensor) -> Tensor:
+        """Return L_mse of what was `masked` (B, N, D, H, W) and what was visible, of the modalities that `exists`."""
+        del masked
+        return reconstruction_loss(x, reconstruction, exists)
 
 
 class InversionTask(PretrainTask):
